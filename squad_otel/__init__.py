@@ -1,0 +1,1 @@
+"""squad-otel: watches a squad of coding agents and keeps an exact record."""

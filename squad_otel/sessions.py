@@ -1,0 +1,94 @@
+"""Sessions: one agent at work in one worktree, and what its names mean."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from enum import StrEnum
+
+import msgspec
+
+from squad_otel.events import digest
+
+
+class State(StrEnum):
+    """What a session is doing, as far as it can be seen."""
+
+    STARTING = "starting"  # its program has not shown itself yet
+    RUNNING = "running"  # the agent works
+    IDLE = "idle"  # the agent's turn is over, nothing is asked
+    WAITING = "waiting"  # a dialog waits for a human
+    FAILED = "failed"  # the last turn ended in an error
+    PAUSED = "paused"  # the worktree is put away
+    DEAD = "dead"  # registered, but its terminal is gone
+    ENDED = "ended"  # killed; not live any more
+
+
+#: States of a live session, in the order in which they are shown.
+LIVE_STATES = tuple(state for state in State if state is not State.ENDED)
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as it stands now. Times are UTC nanoseconds.
+
+    `sequence` numbers the sampled transitions of this session; an event seen by sampling has the
+    id (session, sequence), and both are stored in one transaction. `origin` is the source that
+    owns the row (`claude_squad`, `track`).
+    """
+
+    id: str
+    name: str
+    program: str
+    repository: str
+    branch: str
+    worktree: str
+    repository_path: str = ""
+    user: str = ""
+    origin: str = "claude_squad"
+    tmux: str = ""  # the tmux session's name
+    state: State = State.STARTING
+    state_since: int = 0
+    started_at: int = 0
+    last_activity: int = 0
+    ended_at: int | None = None
+    attached: bool = False
+    sequence: int = 0
+    #: What a source must remember between two looks, in its own form (JSON).
+    memory: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether the session has not ended."""
+        return self.ended_at is None
+
+    @property
+    def label(self) -> str:
+        """The value of the metric label `session`: the name, cut, and a short hash."""
+        return f"{self.name[:32]}-{self.id[:6]}"
+
+
+def session_id(worktree: str) -> str:
+    """The id of the session whose worktree lies at `worktree` (absolute): 16 hex digits.
+
+    Made from the path with its links resolved, since tmux and git name the same place and it
+    survives a pause; where the path is gone, as much of it as exists is resolved.
+    """
+    return digest("session", os.path.realpath(worktree))
+
+
+#: Programs that only start another one; what follows them is the agent.
+_LAUNCHERS = {"env", "exec", "nice", "nohup", "command", "time", "npx", "uvx", "bunx", "sudo"}
+
+
+def program_name(command: str) -> str:
+    """The agent's short name in a shell command: `env A=b /opt/claude --resume` is `claude`."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unclosed quote
+        words = command.split()
+    for word in words:
+        name = word.rsplit("/", 1)[-1]
+        if name in _LAUNCHERS or word.startswith("-") or "=" in word:
+            continue
+        return name or "unknown"
+    return "unknown"
