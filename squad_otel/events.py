@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import blake2b
 
 import msgspec
 
@@ -98,9 +97,9 @@ GIT_OPERATIONS = ("commit", "push", "pull", "branch")
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened.
 
-    `occurred_at` is UTC nanoseconds. `session` is a session's id or, where a producer knows only
-    that, left out with `worktree` or `session_name` set; the journal resolves it. `settles_at`
-    (UTC ns) keeps the event pending until then, because a better copy may come.
+    `occurred_at` is UTC nanoseconds. `session` is a session's id, or its name where a producer
+    knows only that: the journal resolves it and fills in program, repository and branch.
+    `settles_at` (UTC ns) keeps the event pending until then, because a better copy may come.
     """
 
     id: str
@@ -108,8 +107,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     occurred_at: int
     source: str
     session: str | None = None
-    session_name: str | None = None
-    worktree: str | None = None
     program: str | None = None
     repository: str | None = None
     branch: str | None = None
@@ -118,11 +115,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error_type: str | None = None
     fields: dict[str, FieldValue] = {}
     settles_at: int | None = None
-
-
-def digest(*parts: str, size: int = 8) -> str:
-    """Hash `parts` to `2 * size` hex digits; the same parts give the same id in any process."""
-    return blake2b("\x1f".join(parts).encode(errors="replace"), digest_size=size).hexdigest()
 
 
 def owns_count(event: Event) -> bool:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from enum import StrEnum
 
 import msgspec
-
-from squad_otel.events import digest
 
 
 class State(StrEnum):
@@ -65,15 +62,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """The value of the metric label `session`: the name, cut, and a short hash."""
         return f"{self.name[:32]}-{self.id[:6]}"
-
-
-def session_id(worktree: str) -> str:
-    """The id of the session whose worktree lies at `worktree` (absolute): 16 hex digits.
-
-    Made from the path with its links resolved, since tmux and git name the same place and it
-    survives a pause; where the path is gone, as much of it as exists is resolved.
-    """
-    return digest("session", os.path.realpath(worktree))
 
 
 #: Programs that only start another one; what follows them is the agent.

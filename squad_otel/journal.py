@@ -1,0 +1,885 @@
+"""Journal: the durable record of events, and of the series folded from them.
+
+One writer, held by a lock. Events, the series they feed, the sessions and the offsets of what
+they came from change in one transaction, so that they agree whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from squad_otel.batch import Batch
+from squad_otel.errors import JournalBusyError, JournalError
+from squad_otel.events import NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
+from squad_otel.metrics import (
+    LABELS,
+    METRICS,
+    OTHER,
+    UNKNOWN,
+    Feed,
+    Kind,
+    Metric,
+    increment,
+    label_value,
+)
+from squad_otel.sessions import Session
+from squad_otel.spool import make_private
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5351_4F54  # "SQOT"
+
+#: How long an event waits for its session to become known before it counts as unknown.
+SESSION_WAIT_NS = 30 * NS
+
+_MAX_INTEGER = 2**63 - 1
+
+_LABEL_COLUMNS = ", ".join(LABELS)
+
+_SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE label_sets (
+  id INTEGER PRIMARY KEY,
+  {", ".join(f"{name} TEXT NOT NULL" for name in LABELS)},
+  UNIQUE ({_LABEL_COLUMNS})
+);
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY,              -- order of arrival
+  id TEXT NOT NULL UNIQUE,
+  type TEXT NOT NULL,
+  occurred_at INTEGER NOT NULL,         -- UTC ns, as are all times
+  recorded_at INTEGER NOT NULL,
+  state TEXT NOT NULL,                  -- pending, live, history
+  settles_at INTEGER,                   -- while pending: when no better copy can come
+  folded INTEGER,                       -- order of folding; what cursors count
+  labels INTEGER REFERENCES label_sets (id),
+  owned INTEGER NOT NULL,
+  source TEXT NOT NULL,
+  session TEXT,
+  program TEXT, repository TEXT, branch TEXT,
+  duration_ns INTEGER, success INTEGER, error_type TEXT,
+  {", ".join(f"{name} INTEGER" for name in SUM_FIELDS)},
+  fields TEXT NOT NULL
+);
+CREATE INDEX events_by_time ON events (occurred_at);
+CREATE INDEX events_by_session ON events (session, type) WHERE session IS NOT NULL;
+CREATE UNIQUE INDEX events_by_fold ON events (folded) WHERE folded IS NOT NULL;
+CREATE INDEX events_pending ON events (seq) WHERE state = 'pending';
+CREATE TABLE series (
+  id INTEGER PRIMARY KEY,
+  metric TEXT NOT NULL,
+  labels TEXT NOT NULL,                 -- JSON object, keys in the metric's order
+  born_at INTEGER NOT NULL,
+  released_at INTEGER,                  -- NULL: still shown as 0
+  count INTEGER NOT NULL,
+  sum INTEGER NOT NULL,
+  buckets TEXT,                         -- JSON array, one count a bucket, not cumulative
+  UNIQUE (metric, labels)
+);
+CREATE TABLE sessions (id TEXT PRIMARY KEY, ended_at INTEGER, data TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE offsets (
+  source TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (source, name)
+) WITHOUT ROWID;
+CREATE TABLE cursors (name TEXT PRIMARY KEY, folded INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+_EVENT_COLUMNS = (
+    "id",
+    "type",
+    "occurred_at",
+    "recorded_at",
+    "state",
+    "settles_at",
+    "folded",
+    "labels",
+    "owned",
+    "source",
+    "session",
+    "program",
+    "repository",
+    "branch",
+    "duration_ns",
+    "success",
+    "error_type",
+    *SUM_FIELDS,
+    "fields",
+)
+_INSERT_EVENT = (
+    f"INSERT INTO events ({', '.join(_EVENT_COLUMNS)}) "  # noqa: S608 - names from the table above
+    f"VALUES ({', '.join('?' * len(_EVENT_COLUMNS))})"
+)
+_SELECT_EVENT = f"SELECT seq, {', '.join(_EVENT_COLUMNS)} FROM events "  # noqa: S608
+
+_COUNTED = tuple(metric for metric in METRICS if metric.feeds)
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode_session = msgspec.json.Decoder(Session).decode
+_decode_fields = msgspec.json.Decoder(dict[str, FieldValue]).decode
+
+
+@dataclass(slots=True)
+class Series:
+    """One lifetime series: its labels in the metric's order and its integers.
+
+    `buckets` holds one count a bucket, the last one for what is above all bounds; None on a
+    counter. `hold_from` (UTC ns) is when the birth hold began; `released` ends it.
+    """
+
+    id: int
+    metric: Metric
+    labels: tuple[str, ...]
+    count: int
+    sum: int
+    buckets: list[int] | None
+    hold_from: int
+    released: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One series as it is shown to the outside: zeros while its birth is held."""
+
+    metric: Metric
+    labels: tuple[str, ...]
+    count: int
+    sum: int
+    buckets: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a batch: events new, merged into earlier ones, and known already."""
+
+    new: int = 0
+    merged: int = 0
+    known: int = 0
+    overflow: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How events that look alike are folded: their label set, and each series they feed.
+
+    `overflow` names the labels whose value was replaced by `other`.
+    """
+
+    labels: int
+    steps: list[tuple[Series, str]]
+    overflow: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Delta:
+    count: int = 0
+    sum: int = 0
+    buckets: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as the journal holds it: the event, its places in order, and its fold state."""
+
+    seq: int
+    folded: int | None
+    state: FoldState
+    recorded_at: int
+    event: Event
+
+
+def journal_path(home: Path) -> Path:
+    """Where the journal of this home lies."""
+    return home / "journal.db"
+
+
+class Journal:
+    """The writer. Its methods may be called from any thread; each is one transaction."""
+
+    def __init__(self, home: Path, now: int) -> None:
+        """Open, or begin, the journal of `home` at `now` (UTC ns).
+
+        Raises JournalBusyError when another process writes it, JournalError when the file is not
+        a journal of ours, is newer than this program, or cannot be opened.
+        """
+        self._mutex = threading.RLock()
+        make_private(home)
+        self._lock_fd = _lock(home / "writer.lock")
+        try:
+            self._db = _connect(journal_path(home), writable=True)
+            try:
+                _prepare(self._db, journal_path(home), now)
+            except BaseException:
+                self._db.close()
+                raise
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._path = journal_path(home)
+        meta = dict(self._db.execute("SELECT key, value FROM meta"))
+        self.id: str = meta["id"]
+        self.created_at = int(meta["created_at"])
+        self._opened_at = now
+        self._reload()
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        with self._mutex:
+            self._db.close()
+            os.close(self._lock_fd)
+
+    # -- what the journal holds ---------------------------------------------------------------
+
+    def sessions(self) -> Mapping[str, Session]:
+        """Every session known, by id. The mapping is replaced, not changed, by an append."""
+        return self._sessions
+
+    def offsets(self, source: str) -> Mapping[str, str]:
+        """How far `source` has read, as it stored it."""
+        return self._offsets.get(source, {})
+
+    def shown(self) -> list[Shown]:
+        """All lifetime series as they are shown now; what is shown was committed before."""
+        with self._mutex:
+            return [
+                Shown(
+                    series.metric,
+                    series.labels,
+                    series.count if series.released else 0,
+                    series.sum if series.released else 0,
+                    None
+                    if series.buckets is None
+                    else tuple(series.buckets if series.released else [0] * len(series.buckets)),
+                )
+                for series in self._series.values()
+            ]
+
+    def size_bytes(self) -> int:
+        """Size on disk, write-ahead log included."""
+        total = 0
+        for suffix in ("", "-wal"):
+            try:
+                total += Path(f"{self._path}{suffix}").stat().st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def append(self, source: str, batch: Batch, now: int) -> Appended:
+        """Commit a batch: events folded, sessions and offsets stored. All of it, or nothing."""
+        with self._mutex, self._transaction():
+            self._store_sessions(batch.sessions)
+            result = self._store_events(batch.events, now)
+            self._settle(now)
+            for name, value in batch.offsets.items():
+                self._store_offset(source, name, value)
+            self._store_series()
+        return result
+
+    def settle(self, now: int) -> None:
+        """Fold the pending events whose deadline has passed or whose session became known."""
+        with self._mutex:
+            if not self._pending:
+                return
+            with self._transaction():
+                self._settle(now)
+                self._store_series()
+
+    def release(self, now: int, hold_ns: int) -> int:
+        """End the birth hold of the series held for `hold_ns` or longer; returns how many.
+
+        The release is committed before any reader sees the series' value.
+        """
+        with self._mutex:
+            due = [s for s in self._held.values() if now - s.hold_from >= hold_ns]
+            if not due:
+                return 0
+            with self._transaction():
+                self._db.executemany(
+                    "UPDATE series SET released_at = ? WHERE id = ?", [(now, s.id) for s in due]
+                )
+            for series in due:
+                series.released = True
+                del self._held[series.id]
+            return len(due)
+
+    def cursor(self, name: str) -> int:
+        """The fold number up to which the reader `name` is done; 0 at first."""
+        with self._mutex:
+            row = self._db.execute("SELECT folded FROM cursors WHERE name = ?", (name,)).fetchone()
+            return int(row[0]) if row else 0
+
+    def move_cursor(self, name: str, folded: int) -> None:
+        """Remember that the reader `name` is done up to and with fold number `folded`."""
+        with self._mutex, self._transaction():
+            self._db.execute(
+                "INSERT INTO cursors VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET folded = excluded.folded",
+                (name, folded),
+            )
+
+    def folded_after(self, folded: int, limit: int) -> list[StoredEvent]:
+        """Up to `limit` live events in the order of their folding, after number `folded`."""
+        with self._mutex:
+            rows = self._db.execute(
+                _SELECT_EVENT + "WHERE folded > ? ORDER BY folded LIMIT ?", (folded, limit)
+            )
+            return [stored_event(row) for row in rows]
+
+    # -- inside a transaction -----------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            # What is in memory may be ahead of the file now: read it again.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._reload()
+            if isinstance(error, sqlite3.Error):
+                raise JournalError(f"cannot write the journal {self._path}: {error}") from error
+            raise
+        self._commit_memory()
+
+    def _reload(self) -> None:
+        db = self._db
+        self._sessions: dict[str, Session] = {
+            key: _decode_session(data) for key, data in db.execute("SELECT id, data FROM sessions")
+        }
+        self._offsets: dict[str, dict[str, str]] = {}
+        for source, name, value in db.execute("SELECT source, name, value FROM offsets"):
+            self._offsets.setdefault(source, {})[name] = value
+        self._label_sets: dict[tuple[str, ...], int] = {
+            tuple(values): key
+            for key, *values in db.execute(f"SELECT id, {_LABEL_COLUMNS} FROM label_sets")  # noqa: S608
+        }
+        self._values: dict[str, set[str]] = {name: set() for name in LABELS}
+        for values in self._label_sets:
+            for name, value in zip(LABELS, values, strict=True):
+                self._values[name].add(value)
+        for used in self._values.values():
+            used -= {OTHER, UNKNOWN, ""}
+        by_name = {metric.name: metric for metric in _COUNTED}
+        self._series: dict[tuple[str, tuple[str, ...]], Series] = {}
+        for key, name, labels, born_at, released_at, count, total, buckets in db.execute(
+            "SELECT id, metric, labels, born_at, released_at, count, sum, buckets FROM series"
+        ):
+            metric = by_name.get(name)
+            if metric is None:  # a metric that an older version had
+                continue
+            values = tuple(json.loads(labels).values())
+            self._series[name, values] = Series(
+                key,
+                metric,
+                values,
+                count,
+                total,
+                None if buckets is None else json.loads(buckets),
+                max(born_at, self._opened_at),
+                released_at is not None,
+            )
+        self._held = {s.id: s for s in self._series.values() if not s.released}
+        self._pending = {
+            row[1]: stored_event(row)
+            for row in db.execute(_SELECT_EVENT + "WHERE state = 'pending' ORDER BY seq")
+        }
+        self._next_fold = 1 + int(
+            db.execute("SELECT coalesce(max(folded), 0) FROM events").fetchone()[0]
+        )
+        self._plans: dict[tuple[object, ...], _Plan] = {}
+        self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        self._deltas: dict[tuple[str, tuple[str, ...]], _Delta] = {}
+        self._new_sessions: dict[str, Session] = {}
+        self._new_offsets: list[tuple[str, str, str | None]] = []
+        self._new_pending: dict[str, StoredEvent] = {}
+        self._no_longer_pending: set[str] = set()
+        self._overflow: dict[str, int] = {}
+
+    def _commit_memory(self) -> None:
+        """The transaction is on disk: now the outside may see it."""
+        for key, delta in self._deltas.items():
+            series = self._series[key]
+            series.count += delta.count
+            series.sum = min(series.sum + delta.sum, _MAX_INTEGER)
+            if series.buckets is not None and delta.buckets is not None:
+                series.buckets = [a + b for a, b in zip(series.buckets, delta.buckets, strict=True)]
+        if self._new_sessions:
+            self._sessions = {**self._sessions, **self._new_sessions}
+        for source, name, value in self._new_offsets:
+            known = self._offsets.setdefault(source, {})
+            if value is None:
+                known.pop(name, None)
+            else:
+                known[name] = value
+        self._pending.update(self._new_pending)
+        for key_id in self._no_longer_pending:
+            self._pending.pop(key_id, None)
+        self._forget_changes()
+
+    def _session(self, key: str) -> Session | None:
+        return self._new_sessions.get(key) or self._sessions.get(key)
+
+    def _store_sessions(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            self._new_sessions[session.id] = session
+
+    def _store_offset(self, source: str, name: str, value: str | None) -> None:
+        self._new_offsets.append((source, name, value))
+        if value is None:
+            self._db.execute("DELETE FROM offsets WHERE source = ? AND name = ?", (source, name))
+        else:
+            self._db.execute(
+                "INSERT INTO offsets VALUES (?, ?, ?) "
+                "ON CONFLICT (source, name) DO UPDATE SET value = excluded.value",
+                (source, name, value),
+            )
+
+    def _store_events(self, events: Sequence[Event], now: int) -> Appended:
+        fresh: dict[str, Event] = {}
+        merged = known = 0
+        stored = self._stored([event.id for event in events])
+        for event in events:
+            earlier = stored.get(event.id)
+            if earlier is not None:
+                better = self._merge_stored(earlier, event)
+                if better is None:
+                    known += 1
+                else:
+                    stored[event.id] = better
+                    merged += 1
+            elif event.id in fresh:
+                grown = _merge(fresh[event.id], event)
+                known += 1
+                if grown is not None:
+                    fresh[event.id] = grown
+            else:
+                fresh[event.id] = event
+        rows = [self._row(event, now) for event in fresh.values()]
+        self._db.executemany(_INSERT_EVENT, rows)
+        return Appended(len(fresh), merged, known, dict(self._overflow))
+
+    def _stored(self, ids: Sequence[str]) -> dict[str, StoredEvent]:
+        found: dict[str, StoredEvent] = {}
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self._db.execute(_SELECT_EVENT + f"WHERE id IN ({marks})", part):
+                found[row[1]] = stored_event(row)
+        return found
+
+    def _row(self, event: Event, now: int) -> tuple[object, ...]:
+        """The row of a new event; folds it, unless it is history or has to wait."""
+        event, resolved = self._resolve(event)
+        labels = folded = None
+        # Reflogs have whole seconds: compare with the second in which the journal began.
+        if event.occurred_at < self.created_at - self.created_at % NS:
+            state = FoldState.HISTORY
+            bounded, _ = self._bounded(event)
+            labels = self._label_set(tuple(bounded.values()))
+        elif not resolved or (event.settles_at or 0) > now:
+            state = FoldState.PENDING
+            self._new_pending[event.id] = StoredEvent(0, None, state, now, event)
+        else:
+            state = FoldState.LIVE
+            labels, folded = self._fold(event, now)
+        return _event_row(event, now, state, folded, labels)
+
+    def _resolve(self, event: Event) -> tuple[Event, bool]:
+        """Fill in what the event's session knows; False when the session is not known yet."""
+        if event.session is None:
+            return event, True
+        session = self._session(event.session) or self._by_name(event.session)
+        if session is None:
+            return event, event.program is not None
+        self._touch(session, event)
+        return (
+            msgspec.structs.replace(
+                event,
+                session=session.id,
+                program=session.program,
+                repository=session.repository,
+                branch=event.branch or session.branch,
+            ),
+            True,
+        )
+
+    def _touch(self, session: Session, event: Event) -> None:
+        if session.live and event.occurred_at > session.last_activity:
+            self._new_sessions[session.id] = msgspec.structs.replace(
+                session, last_activity=event.occurred_at
+            )
+
+    def _by_name(self, name: str) -> Session | None:
+        """The session with this name: a live one first, else the one that began last."""
+        matches = [s for s in {**self._sessions, **self._new_sessions}.values() if s.name == name]
+        return max(matches, key=lambda s: (s.live, s.started_at), default=None)
+
+    def _settle(self, now: int) -> None:
+        for stored in list({**self._pending, **self._new_pending}.values()):
+            event, resolved = self._resolve(stored.event)
+            waits_until = event.settles_at or 0
+            if not resolved:
+                waits_until = max(waits_until, stored.recorded_at + SESSION_WAIT_NS)
+            if waits_until > now:
+                continue
+            labels, folded = self._fold(event, now)
+            row = _event_row(event, stored.recorded_at, FoldState.LIVE, folded, labels)
+            self._update_event(row)
+            self._no_longer_pending.add(event.id)
+
+    def _update_event(self, row: tuple[object, ...]) -> None:
+        names = ", ".join(f"{name} = ?" for name in _EVENT_COLUMNS[1:])
+        self._db.execute(f"UPDATE events SET {names} WHERE id = ?", (*row[1:], row[0]))  # noqa: S608
+
+    def _merge_stored(self, earlier: StoredEvent, event: Event) -> StoredEvent | None:
+        """Merge a better copy into a stored event; folds the difference if that was folded."""
+        grown = _merge(earlier.event, event)
+        if grown is None:
+            return None
+        sums = ", ".join(f"{name} = ?" for name in SUM_FIELDS)
+        values = [grown.fields.get(name) for name in SUM_FIELDS]
+        self._db.execute(f"UPDATE events SET {sums} WHERE id = ?", (*values, grown.id))  # noqa: S608
+        better = StoredEvent(earlier.seq, earlier.folded, earlier.state, earlier.recorded_at, grown)
+        if earlier.state is FoldState.PENDING:
+            self._new_pending[grown.id] = better
+        elif earlier.state is FoldState.LIVE:
+            self._fold_difference(earlier.event, grown)
+        return better
+
+    # -- folding ------------------------------------------------------------------------------
+
+    def _fold(self, event: Event, now: int) -> tuple[int, int]:
+        """Add an event to its series; returns its label set and its fold number."""
+        plan = self._plan(event, now)
+        for series, value in plan.steps:
+            self._add(series, _amount(event, value), 1)
+        for name in plan.overflow:
+            self._overflow[name] = self._overflow.get(name, 0) + 1
+        number = self._next_fold
+        self._next_fold += 1
+        return plan.labels, number
+
+    def _fold_difference(self, before: Event, after: Event) -> None:
+        plan = self._plan(before, 0)
+        for series, value in plan.steps:
+            if value in SUM_FIELDS:
+                difference = (_amount(after, value) or 0) - (_amount(before, value) or 0)
+                if difference:
+                    self._add(series, difference, 0)
+
+    def _add(self, series: Series, amount: int | None, count: int) -> None:
+        if amount is None:
+            return
+        key = (series.metric.name, series.labels)
+        delta = self._deltas.get(key)
+        if delta is None:
+            delta = self._deltas[key] = _Delta()
+        delta.sum += amount
+        delta.count += count
+        if series.buckets is not None:
+            if delta.buckets is None:
+                delta.buckets = [0] * len(series.buckets)
+            seconds = amount * series.metric.scale
+            delta.buckets[bisect_left(series.metric.bounds, seconds)] += 1
+
+    def _plan(self, event: Event, now: int) -> _Plan:
+        fields = event.fields
+        key = (
+            event.type,
+            event.program,
+            event.repository,
+            event.success,
+            event.error_type,
+            owns_count(event),
+            event.duration_ns is None,
+            tuple((name, fields[name]) for name in fields if name in LABELS),
+            tuple(name in fields for name in SUM_FIELDS),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._new_plan(event, now)
+            if len(self._plans) > 50_000:  # values beyond their budget could grow it for ever
+                self._plans = {key: plan}
+        return plan
+
+    def _new_plan(self, event: Event, now: int) -> _Plan:
+        bounded, overflow = self._bounded(event)
+        steps = [
+            (self._series_for(metric, feed, bounded, now), feed.value)
+            for metric in _COUNTED
+            for feed in metric.feeds
+            if increment(feed, event) is not None
+        ]
+        return _Plan(self._label_set(tuple(bounded.values())), steps, overflow)
+
+    def _bounded(self, event: Event) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The event's value of each label within its budget, and the labels beyond it."""
+        constants = _constants(event)
+        bounded: dict[str, str] = {}
+        overflow: list[str] = []
+        for name, label in LABELS.items():
+            value = ""
+            if _carries(event, name, constants):
+                value = _clean_label(label_value(name, event, constants))
+                used = self._values[name]
+                if value not in used and value not in (UNKNOWN, OTHER, ""):
+                    if len(used) < label.budget:
+                        used.add(value)
+                    else:
+                        value = OTHER
+                        overflow.append(name)
+            bounded[name] = value
+        return bounded, tuple(overflow)
+
+    def _label_set(self, values: tuple[str, ...]) -> int:
+        key = self._label_sets.get(values)
+        if key is None:
+            marks = ", ".join("?" * len(values))
+            statement = f"INSERT INTO label_sets ({_LABEL_COLUMNS}) VALUES ({marks})"  # noqa: S608
+            key = self._db.execute(statement, values).lastrowid
+            assert key is not None
+            self._label_sets[values] = key
+        return key
+
+    def _series_for(
+        self, metric: Metric, feed: Feed, bounded: Mapping[str, str], now: int
+    ) -> Series:
+        labels = tuple(feed.labels.get(name, bounded.get(name, UNKNOWN)) for name in metric.labels)
+        series = self._series.get((metric.name, labels))
+        if series is None:
+            buckets = [0] * (len(metric.bounds) + 1) if metric.kind is Kind.HISTOGRAM else None
+            named = dict(zip(metric.labels, labels, strict=True))
+            key = self._db.execute(
+                "INSERT INTO series (metric, labels, born_at, count, sum, buckets) "
+                "VALUES (?, ?, ?, 0, 0, ?)",
+                (metric.name, json.dumps(named), now, None if buckets is None else "[]"),
+            ).lastrowid
+            assert key is not None
+            series = Series(key, metric, labels, 0, 0, buckets, now, released=False)
+            self._series[metric.name, labels] = series
+            self._held[key] = series
+            self._deltas.setdefault((metric.name, labels), _Delta())
+        return series
+
+    def _store_series(self) -> None:
+        rows = []
+        for key, delta in self._deltas.items():
+            series = self._series[key]
+            buckets = series.buckets
+            if buckets is not None and delta.buckets is not None:
+                buckets = [a + b for a, b in zip(buckets, delta.buckets, strict=True)]
+            rows.append(
+                (
+                    series.count + delta.count,
+                    min(series.sum + delta.sum, _MAX_INTEGER),
+                    None if buckets is None else json.dumps(buckets),
+                    series.id,
+                )
+            )
+        self._db.executemany("UPDATE series SET count = ?, sum = ?, buckets = ? WHERE id = ?", rows)
+        self._db.executemany(
+            "INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT (id) "
+            "DO UPDATE SET ended_at = excluded.ended_at, data = excluded.data",
+            [(s.id, s.ended_at, _encode(s).decode()) for s in self._new_sessions.values()],
+        )
+
+
+def _constants(event: Event) -> dict[str, str]:
+    """The labels that a feed fixes for this event and that reports group by too."""
+    fixed: dict[str, str] = {}
+    for metric in _COUNTED:
+        for feed in metric.feeds:
+            if feed.labels and increment(feed, event) is not None:
+                fixed.update({k: v for k, v in feed.labels.items() if k in LABELS})
+    return fixed
+
+
+def _carries(event: Event, name: str, constants: Mapping[str, str]) -> bool:
+    """Whether any metric fed by this event has the label `name`."""
+    return name in constants or any(
+        name in metric.labels and feed.event == event.type
+        for metric in _COUNTED
+        for feed in metric.feeds
+    )
+
+
+def _clean_label(value: str) -> str:
+    """A label value on one line, without control characters, of at most 100 characters."""
+    return "".join(c if c.isprintable() else " " for c in value[:100]).strip()
+
+
+def _amount(event: Event, value: str) -> int | None:
+    if value == "1":
+        return 1
+    if value == "duration_ns":
+        return event.duration_ns
+    amount = event.fields.get(value)
+    return None if amount is None else int(amount)
+
+
+def _merge(earlier: Event, later: Event) -> Event | None:
+    """The event with each sum raised to the larger of both; None when nothing grows."""
+    grown = {
+        name: int(later.fields[name])
+        for name in SUM_FIELDS
+        if name in later.fields and int(later.fields[name]) > int(earlier.fields.get(name, -1))
+    }
+    final = earlier.settles_at is not None and later.settles_at is None
+    if not grown and not final:
+        return None
+    return msgspec.structs.replace(
+        earlier,
+        fields={**earlier.fields, **grown},
+        settles_at=None if final else earlier.settles_at,
+    )
+
+
+def _event_row(
+    event: Event,
+    recorded_at: int,
+    state: FoldState,
+    folded: int | None,
+    labels: int | None,
+) -> tuple[object, ...]:
+    fields = event.fields
+    return (
+        event.id,
+        event.type,
+        event.occurred_at,
+        recorded_at,
+        state.value,
+        event.settles_at if state is FoldState.PENDING else None,
+        folded,
+        labels,
+        owns_count(event),
+        event.source,
+        event.session,
+        event.program,
+        event.repository,
+        event.branch,
+        event.duration_ns,
+        event.success,
+        event.error_type,
+        *(fields.get(name) for name in SUM_FIELDS),
+        _encode({k: v for k, v in fields.items() if k not in SUM_FIELDS}).decode(),
+    )
+
+
+def stored_event(row: Sequence[object]) -> StoredEvent:
+    """A row of `SELECT seq, <event columns>` as an event."""
+    values = dict(zip(("seq", *_EVENT_COLUMNS), row, strict=True))
+    fields = _decode_fields(values["fields"])  # type: ignore[arg-type]  # TEXT column
+    fields.update({n: values[n] for n in SUM_FIELDS if values[n] is not None})  # type: ignore[misc]  # INTEGER columns
+    event = msgspec.convert(
+        {
+            **{k: v for k, v in values.items() if k in Event.__struct_fields__},
+            "success": None if values["success"] is None else bool(values["success"]),
+            "fields": fields,
+        },
+        Event,
+    )
+    recorded_at = values["recorded_at"]
+    folded = values["folded"]
+    seq = values["seq"]
+    assert isinstance(recorded_at, int)
+    assert isinstance(seq, int)
+    assert folded is None or isinstance(folded, int)
+    return StoredEvent(seq, folded, FoldState(str(values["state"])), recorded_at, event)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise JournalBusyError(
+            f"another daemon writes this journal ({path} is locked): "
+            "`squad-otel down` stops it, or set SQUAD_OTEL_HOME to another folder"
+        ) from None
+    return fd
+
+
+def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    try:
+        if writable:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA busy_timeout = 10000")
+    except (sqlite3.Error, OSError) as error:
+        raise JournalError(f"cannot open the journal {path}: {error}") from error
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> int:
+    """The schema version of an open file; 0 for an empty one."""
+    try:
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"{path} is no journal or is damaged ({error}): move it away to begin a new one"
+        ) from error
+    if empty and application == 0 and version == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise JournalError(f"{path} belongs to another program: move it away")
+    if version > SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} has schema version {version}, this program knows up to {SCHEMA_VERSION}: "
+            "update squad-otel"
+        )
+    return version
+
+
+def _prepare(db: sqlite3.Connection, path: Path, now: int) -> None:
+    version = _check(db, path)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        if version == 0:
+            db.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
+            )
+            db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [("id", secrets.token_hex(4)), ("created_at", str(now))],
+            )
+            db.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise JournalError(f"cannot write the journal {path}: {error}") from error
+
+
+def open_reader(home: Path) -> sqlite3.Connection:
+    """A connection that can only read the journal of `home`.
+
+    Raises JournalError when there is none yet, or it is not one of ours.
+    """
+    path = journal_path(home)
+    if not path.exists():
+        raise JournalError(f"no journal at {path}: `squad-otel up` begins one")
+    db = _connect(path, writable=False)
+    try:
+        if _check(db, path) == 0:
+            raise JournalError(f"the journal {path} is empty: `squad-otel up` begins it")
+        db.execute("PRAGMA query_only = ON")
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,266 @@
+"""The spool as a source: reads the segments, decodes records, deletes what was read long ago."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from squad_otel.batch import Batch
+from squad_otel.errors import SourceError
+from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue
+from squad_otel.ids import digest
+from squad_otel.sessions import Session, State
+from squad_otel.spool import RECORD_START
+
+#: Segments are deleted when they were read whole and not written for a day.
+KEEP_NS = 24 * 3600 * NS
+
+_MAX_POLL_BYTES = 4 << 20
+_MAX_TEXT = 200
+_MAX_DURATION_NS = 366 * 86400 * NS
+_MAX_COUNT = 10**15
+_SEGMENT = re.compile(r"\d{8}T\d{2}\.jsonl")
+
+
+class _Record(msgspec.Struct):
+    """One spool line. `at` is UTC ns; `session` an id or a name; `duration_ns` nanoseconds."""
+
+    v: int
+    type: str = ""
+    id: str | None = None
+    at: int | None = None
+    session: str | None = None
+    program: str | None = None
+    repository: str | None = None
+    branch: str | None = None
+    duration_ns: int | None = None
+    success: bool | None = None
+    error_type: str | None = None
+    source: str = "track"
+    fields: dict[str, FieldValue] = {}
+    new_session: str | None = None  # the name of a session that this record begins
+    dropped: int = 0  # how many records the producer could not keep
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(_Record).decode
+
+
+class _SkippedError(Exception):
+    """This line is no record of an event: the reason that is counted, and how often."""
+
+    def __init__(self, reason: str, count: int = 1) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.count = count
+
+
+class SpoolSource:
+    """Reads `<home>/spool`. Offsets: segment name to the number of bytes read."""
+
+    name = "spool"
+    tier = "exact"
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "spool"
+
+    def poll(self, sessions: Mapping[str, Session], offsets: Mapping[str, str], now: int) -> Batch:
+        """Read what was appended, at most 4 MiB a call. Times: an undated record has the file's."""
+        batch = Batch()
+        room = _MAX_POLL_BYTES
+        names = self._segments(batch)
+        for name in offsets.keys() - set(names):
+            batch.offsets[name] = None
+        for name in names:
+            offset = int(offsets.get(name, "0"))
+            used = self._read(name, offset, room, sessions, now, batch)
+            room -= used
+            if room <= 0:
+                break
+        return batch
+
+    def close(self) -> None:
+        """Nothing is held open between two looks."""
+
+    def _segments(self, batch: Batch) -> list[str]:
+        try:
+            names = sorted(entry.name for entry in os.scandir(self._folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise SourceError(f"cannot list the spool {self._folder}: {error.strerror}") from error
+        segments = [name for name in names if _SEGMENT.fullmatch(name)]
+        if len(segments) != len(names):
+            batch.skip("foreign_file", len(names) - len(segments))
+        return segments
+
+    def _read(
+        self,
+        name: str,
+        offset: int,
+        room: int,
+        sessions: Mapping[str, Session],
+        now: int,
+        batch: Batch,
+    ) -> int:
+        path = self._folder / name
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            batch.skip("unreadable_file")
+            if error.errno is None:
+                raise
+            return 0
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                batch.skip("foreign_file")
+                return 0
+            if status.st_size < offset:  # somebody emptied it
+                offset = 0
+            if status.st_size == offset:
+                if offset and now - status.st_mtime_ns > KEEP_NS:
+                    path.unlink(missing_ok=True)
+                    batch.offsets[name] = None
+                return 0
+            data = os.pread(fd, room, offset)
+        finally:
+            os.close(fd)
+        whole = data.rfind(b"\n") + 1
+        if whole == 0 and len(data) >= room:  # one line larger than all that we read at once
+            batch.skip("too_long")
+            batch.offsets[name] = str(offset + len(data))
+            return len(data)
+        at = offset
+        for line in data[:whole].split(b"\n")[:-1]:
+            self._line(line, f"spool:{name}:{at}", status.st_mtime_ns, sessions, now, batch)
+            at += len(line) + 1
+        if whole:
+            batch.offsets[name] = str(offset + whole)
+        return whole
+
+    def _line(
+        self,
+        line: bytes,
+        position: str,
+        written_at: int,
+        sessions: Mapping[str, Session],
+        now: int,
+        batch: Batch,
+    ) -> None:
+        if not line:
+            return
+        try:
+            event, begun = read_record(line, position, min(written_at, now))
+        except _SkippedError as skipped:
+            batch.skip(skipped.reason, skipped.count)
+            # A record that was torn in the middle (a full disk) runs into the next one.
+            again = line.find(RECORD_START, 1)
+            if again > 0:
+                place = f"{position}+{again}"
+                self._line(line[again:], place, written_at, sessions, now, batch)
+            return
+        batch.events.append(event)
+        if begun is not None and begun.id not in sessions:
+            batch.sessions.append(begun)
+        elif event.type == "session.killed":
+            _end(event, sessions, batch)
+
+
+def _end(event: Event, sessions: Mapping[str, Session], batch: Batch) -> None:
+    """A producer ended the session that it began: only of such sessions it has the say."""
+    begun = {session.id: session for session in batch.sessions}
+    session = begun.get(event.session or "") or sessions.get(event.session or "")
+    if session is not None and session.live and session.origin == "track":
+        ended = msgspec.structs.replace(
+            session,
+            state=State.ENDED,
+            state_since=event.occurred_at,
+            ended_at=event.occurred_at,
+            last_activity=event.occurred_at,
+        )
+        batch.sessions.append(ended)
+
+
+def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Session | None]:
+    """Decode one line: the event, and the session that it begins, if it does.
+
+    Raises _SkippedError with the reason. Undeclared fields are left out, texts are cut.
+    """
+    try:
+        record = _decode(line)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeError):
+        raise _SkippedError("undecodable") from None
+    if record.v != 1:
+        raise _SkippedError("unknown_version")
+    if record.dropped:
+        raise _SkippedError("dropped_by_producer", max(1, min(record.dropped, _MAX_COUNT)))
+    declared = EVENT_TYPES.get(record.type)
+    if declared is None:
+        raise _SkippedError("unknown_type")
+    at = written_at if record.at is None else record.at
+    if not 0 <= at < 2**62:
+        raise _SkippedError("bad_time")
+    if record.duration_ns is not None and not 0 <= record.duration_ns <= _MAX_DURATION_NS:
+        raise _SkippedError("bad_duration")
+    fields: dict[str, FieldValue] = {}
+    for name, kind in declared.fields.items():
+        value = record.fields.get(name)
+        if value is None:
+            continue
+        if type(value) is not kind:
+            raise _SkippedError("bad_field")
+        if isinstance(value, str):
+            value = _short(value)
+        elif not (0 if name in SUM_FIELDS else -_MAX_COUNT) <= value <= _MAX_COUNT:
+            raise _SkippedError("bad_field")
+        fields[name] = value
+    session = None if record.session is None else _short(record.session)
+    event = Event(
+        id=_short(record.id) if record.id else position,
+        type=record.type,
+        occurred_at=at,
+        source=_short(record.source),
+        session=session,
+        program=_optional(record.program),
+        repository=_optional(record.repository),
+        branch=_optional(record.branch),
+        duration_ns=record.duration_ns,
+        success=record.success,
+        error_type=_optional(record.error_type),
+        fields=fields,
+    )
+    if record.new_session is None:
+        return event, None
+    key = session or digest("track", event.id)
+    event = msgspec.structs.replace(event, session=key)
+    return event, Session(
+        id=key,
+        name=_short(record.new_session),
+        program=event.program or "unknown",
+        repository=event.repository or "unknown",
+        branch=event.branch or "",
+        worktree="",
+        origin="track",
+        state=State.RUNNING,
+        state_since=at,
+        started_at=at,
+        last_activity=at,
+    )
+
+
+def _short(text: str) -> str:
+    """Printable text of at most 200 characters; surrogates, which SQLite refuses, are replaced."""
+    clean = text[:_MAX_TEXT].encode(errors="replace").decode()
+    return "".join(c if c.isprintable() else " " for c in clean).strip()
+
+
+def _optional(text: str | None) -> str | None:
+    return None if text is None else _short(text) or None
