@@ -12,6 +12,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -212,7 +213,8 @@ class Journal:
         """
         self._mutex = threading.RLock()
         make_private(home)
-        self._lock_fd = _lock(home / "writer.lock")
+        # Somebody who asks whether a writer runs holds the lock for an instant.
+        self._lock_fd = _lock(home / "writer.lock", attempts=10)
         try:
             self._db = _connect(journal_path(home), writable=True)
             try:
@@ -311,6 +313,28 @@ class Journal:
                 series.released = True
                 del self._held[series.id]
             return len(due)
+
+    def usage(self, session: str) -> tuple[int, int | None] | None:
+        """Tokens of all kinds and cost (nano-USD, None: unknown) of a session; None: no answer."""
+        with self._mutex:
+            count, tokens, cost = self._db.execute(
+                "SELECT count(*), sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0) "
+                "+ coalesce(cache_read_tokens, 0) + coalesce(cache_creation_tokens, 0)), "
+                "sum(cost_nusd) FROM events WHERE session = ? AND type = 'tokens.used'",
+                (session,),
+            ).fetchone()
+        return (int(tokens), cost) if count else None
+
+    @staticmethod
+    def locked(home: Path) -> bool:
+        """Whether a writer holds the journal of `home` now."""
+        try:
+            os.close(_lock(home / "writer.lock"))
+        except JournalBusyError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def cursor(self, name: str) -> int:
         """The fold number up to which the reader `name` is done; 0 at first."""
@@ -801,17 +825,21 @@ def stored_event(row: Sequence[object]) -> StoredEvent:
     return StoredEvent(seq, folded, FoldState(str(values["state"])), recorded_at, event)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, attempts: int = 1) -> int:
+    """Hold the writer's lock; the descriptor gives it back when closed, or when we die."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise JournalBusyError(
-            f"another daemon writes this journal ({path} is locked): "
-            "`squad-otel down` stops it, or set SQUAD_OTEL_HOME to another folder"
-        ) from None
-    return fd
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError:
+            if attempt + 1 < attempts:
+                time.sleep(0.05)
+    os.close(fd)
+    raise JournalBusyError(
+        f"another daemon writes this journal ({path} is locked): "
+        "`squad-otel down` stops it, or set SQUAD_OTEL_HOME to another folder"
+    )
 
 
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:

@@ -36,16 +36,16 @@ def segment_name(at_s: float) -> str:
 
 
 def encode(record: Mapping[str, object]) -> bytes:
-    """One spool line. None values are left out; the record must be JSON with string keys."""
+    """One spool line. None values are left out; what is no Unicode (a file name) becomes `?`."""
     body = json.dumps(
         {key: value for key, value in record.items() if value is not None},
         separators=(",", ":"),
-        ensure_ascii=True,
+        ensure_ascii=False,
         allow_nan=False,
     )
     if body == "{}":
         raise SpoolError("an empty record cannot be spooled")
-    return RECORD_START + body[1:].encode("ascii") + b"\n"
+    return RECORD_START + body[1:].encode(errors="replace") + b"\n"
 
 
 def append(home: Path, lines: Iterable[bytes]) -> None:

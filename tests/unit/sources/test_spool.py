@@ -1,0 +1,231 @@
+"""Spool writer and reader together, on real files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from squad_otel.batch import Batch
+from squad_otel.errors import SpoolError
+from squad_otel.events import NS
+from squad_otel.sources.spool import KEEP_NS, SpoolSource
+from squad_otel.spool import RECORD_START, append, encode, home_folder, segment_name
+
+NOW = 1_795_000_000 * NS
+
+
+def read_all(home: Path, offsets: dict[str, str] | None = None, now: int = NOW) -> Batch:
+    return SpoolSource(home).poll({}, offsets or {}, now)
+
+
+def record(**more: object) -> bytes:
+    return encode({"type": "prompt.sent", "id": "x", "at": NOW, **more})
+
+
+def write_raw(home: Path, data: bytes, name: str = "20261118T06.jsonl") -> Path:
+    (home / "spool").mkdir(exist_ok=True)
+    path = home / "spool" / name
+    with path.open("ab") as file:
+        file.write(data)
+    return path
+
+
+def test_what_was_appended_is_read_once(tmp_path: Path) -> None:
+    append(tmp_path, [record(id="a"), record(id="b")])
+    batch = read_all(tmp_path)
+    assert [e.id for e in batch.events] == ["a", "b"]
+    assert batch.events[0].occurred_at == NOW
+    append(tmp_path, [record(id="c")])
+    offsets = {k: v for k, v in batch.offsets.items() if v is not None}
+    assert [e.id for e in read_all(tmp_path, offsets).events] == ["c"]
+
+
+def test_folder_and_segment_are_private_and_named_by_the_hour(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    append(home, [record()])
+    (segment,) = (home / "spool").iterdir()
+    assert segment.name in (segment_name(time.time()), segment_name(time.time() - 2))
+    assert segment.stat().st_mode & 0o777 == 0o600
+    assert (home / "spool").stat().st_mode & 0o777 == home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_shell_can_write_records(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    line = '{"v":1,"type":"git.push","success":false,"error_type":"hook"}'
+    script = f"printf '%s\\n' '{line}' >> \"$1/spool/$(date -u +%Y%m%dT%H).jsonl\""
+    for _ in range(2):
+        subprocess.run(["/bin/sh", "-c", script, "sh", str(tmp_path)], check=True)
+    before = time.time_ns()
+    events = read_all(tmp_path, now=before).events
+    assert [e.type for e in events] == ["git.push", "git.push"]
+    assert len({e.id for e in events}) == 2  # positional: two equal lines are two events
+    assert all(before - 5 * NS < e.occurred_at <= before for e in events)
+
+
+def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path) -> None:
+    whole = record(id="a")
+    write_raw(tmp_path, whole + record(id="b")[:-9])
+    batch = read_all(tmp_path)
+    assert [e.id for e in batch.events] == ["a"]
+    assert batch.offsets == {"20261118T06.jsonl": str(len(whole))}
+    assert batch.skipped == {}
+    write_raw(tmp_path, record(id="b")[-9:])
+    offsets = {"20261118T06.jsonl": str(len(whole))}
+    assert [e.id for e in read_all(tmp_path, offsets).events] == ["b"]
+
+
+def test_a_record_torn_by_a_full_disk_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
+    write_raw(tmp_path, record(id="a")[:20] + record(id="b"))
+    batch = read_all(tmp_path)
+    assert [e.id for e in batch.events] == ["b"]
+    assert batch.skipped == {"undecodable": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"nonsense", "undecodable"),
+        (b'{"v":1,"type":"prompt.sent","at":"soon"}', "undecodable"),
+        (b'{"v":2,"type":"prompt.sent"}', "unknown_version"),
+        (b'{"v":1,"type":"no.such"}', "unknown_type"),
+        (b'{"v":1,"type":"prompt.sent","at":-1}', "bad_time"),
+        (b'{"v":1,"type":"prompt.sent","at":99999999999999999999}', "bad_time"),
+        (b'{"v":1,"type":"operation.completed","duration_ns":-5}', "bad_duration"),
+        (b'{"v":1,"type":"tokens.used","fields":{"input_tokens":-5}}', "bad_field"),
+        (b'{"v":1,"type":"tokens.used","fields":{"input_tokens":true}}', "bad_field"),
+        (b'{"v":1,"type":"command.executed","fields":{"command":7}}', "bad_field"),
+        (b"[" * 100_000, "undecodable"),
+    ],
+)
+def test_a_line_that_is_no_record_is_skipped_with_its_reason(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    write_raw(tmp_path, record(id="a") + line + b"\n" + record(id="b"))
+    batch = read_all(tmp_path)
+    assert [e.id for e in batch.events] == ["a", "b"]
+    assert batch.skipped == {reason: 1}
+
+
+def test_fields_that_the_type_does_not_have_are_left_out(tmp_path: Path) -> None:
+    write_raw(
+        tmp_path,
+        encode(
+            {
+                "type": "command.executed",
+                "fields": {"command": "git push", "tool": "exec", "prompt": "secret text"},
+            }
+        ),
+    )
+    (event,) = read_all(tmp_path).events
+    assert event.fields == {"command": "git push", "tool": "exec"}
+
+
+def test_texts_are_cut_and_cleaned(tmp_path: Path) -> None:
+    write_raw(tmp_path, record(session="a\x1b[31m\n" + "b" * 10_000, repository="\ud800x"))
+    (event,) = read_all(tmp_path).events
+    assert event.session is not None
+    assert event.session.startswith("a [31m b")
+    assert len(event.session) <= 200
+    assert event.repository == "?x"
+
+
+def test_a_long_backlog_is_read_in_parts_and_whole(tmp_path: Path) -> None:
+    lines = [record(id=f"e{i}", repository="r" * 150) for i in range(30_000)]
+    for start in range(0, len(lines), 1000):
+        append(tmp_path, lines[start : start + 1000])
+    offsets: dict[str, str] = {}
+    seen: list[str] = []
+    polls = 0
+    while batch := read_all(tmp_path, offsets):
+        offsets.update({k: v for k, v in batch.offsets.items() if v})
+        seen += [e.id for e in batch.events]
+        polls += 1
+    assert seen == [f"e{i}" for i in range(30_000)]
+    assert polls > 1
+
+
+def test_a_line_larger_than_any_record_is_skipped(tmp_path: Path) -> None:
+    write_raw(tmp_path, b"x" * (9 << 20) + b"\n" + record(id="after"))
+    offsets: dict[str, str] = {}
+    seen: list[str] = []
+    skipped = 0
+    while batch := read_all(tmp_path, offsets):
+        offsets.update({k: v for k, v in batch.offsets.items() if v})
+        seen += [e.id for e in batch.events]
+        skipped += sum(batch.skipped.values())
+    assert seen == ["after"]
+    assert skipped >= 1
+
+
+def test_a_segment_read_whole_is_deleted_a_day_later(tmp_path: Path) -> None:
+    path = write_raw(tmp_path, record())
+    written = path.stat().st_mtime_ns
+    offsets = {path.name: str(path.stat().st_size)}
+    assert not read_all(tmp_path, offsets, written + KEEP_NS)
+    assert path.exists()
+    batch = read_all(tmp_path, offsets, written + KEEP_NS + 1)
+    assert not path.exists()
+    assert batch.offsets == {path.name: None}
+
+
+def test_an_unread_segment_is_never_deleted(tmp_path: Path) -> None:
+    path = write_raw(tmp_path, record(id="old"))
+    batch = read_all(tmp_path, {}, path.stat().st_mtime_ns + 30 * KEEP_NS)
+    assert [e.id for e in batch.events] == ["old"]
+    assert path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_segment_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = write_raw(tmp_path, record())
+    os.chown(path, 12345, -1)
+    batch = read_all(tmp_path)
+    assert batch.events == []
+    assert batch.skipped == {"foreign_file": 1}
+
+
+def test_a_link_in_place_of_a_segment_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "elsewhere"
+    secret.write_bytes(record())
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / segment_name(time.time())).symlink_to(secret)
+    assert read_all(tmp_path).events == []
+    with pytest.raises(SpoolError):
+        append(tmp_path, [record(id="b")])
+    assert secret.read_bytes() == record()
+
+
+def test_a_full_disk_is_an_error_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / segment_name(time.time())).symlink_to("/dev/full")
+    monkeypatch.setattr(os, "O_NOFOLLOW", 0)
+    with pytest.raises(SpoolError, match="No space left"):
+        append(tmp_path, [record()])
+
+
+def test_home_follows_the_environment() -> None:
+    assert home_folder({"SQUAD_OTEL_HOME": "/x/y", "HOME": "/h"}) == Path("/x/y")
+    assert home_folder({"HOME": "/h"}) == Path("/h/.squad-otel")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=60).map(lambda b: b.replace(b"\n", b"")), max_size=12))
+def test_any_garbage_between_records_is_skipped_and_counted(
+    tmp_path_factory: pytest.TempPathFactory, garbage: list[bytes]
+) -> None:
+    home = tmp_path_factory.mktemp("spool")
+    data = b""
+    for number, line in enumerate(garbage):
+        data += record(id=f"v{number}") + line + b"\n"
+    write_raw(home, data)
+    batch = read_all(home)
+    assert [e.id for e in batch.events] == [f"v{n}" for n in range(len(garbage))]
+    assert sum(batch.skipped.values()) == sum(
+        1 for line in garbage if line and RECORD_START not in line[1:]
+    )
