@@ -72,6 +72,12 @@ class Settings:
     )
     prometheus_url: str = _row("", "Prometheus to ask; empty: the one that `up` started.")
     alertmanager_url: str = _row("", "Alertmanager to ask; empty: the one that `up` started.")
+    prometheus_port: int = _row(
+        9090, "Port of the Prometheus that `up` starts; 0 takes a free one.", maximum=65535
+    )
+    alertmanager_port: int = _row(
+        9093, "Port of the Alertmanager that `up` starts; 0 takes a free one.", maximum=65535
+    )
     notify_webhook_url: str = _row(
         "", "Where the Alertmanager that `up` starts sends every alert; empty: nowhere."
     )

@@ -1,0 +1,74 @@
+"""`squad-otel down`: stop what `up` started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+import psutil
+
+from squad_otel import alertmanager, servers
+from squad_otel.daemon import running
+from squad_otel.errors import QueryError, ServerError
+from squad_otel.journal import open_reader
+from squad_otel.settings import load
+from squad_otel.spool import home_folder
+
+_STOP_S = 10.0
+
+
+@click.command("down")
+def command() -> None:
+    """Stop the daemon and the servers that `up` started. The record stays.
+
+    An Alertmanager of your own (setting alertmanager_url) is told not to call the daemon gone.
+    """
+    home = home_folder()
+    settings = load(home)
+    started = servers.load(home)
+    state = running(home)
+    if state is not None and settings.alertmanager_url:
+        _silence(home, settings.alertmanager_url, started)
+    said = stop_daemon(home)
+    click.echo(f"daemon        {'stopped' if said else 'did not run'}")
+    for name, server in reversed(list(started.local.items())):
+        stopped = servers.stop(server)
+        click.echo(f"{name:<14}{'stopped' if stopped else 'did not run'}")
+        del started.local[name]
+    if started.compose:
+        servers.stop_compose({})
+        click.echo("compose       stopped; its volumes stay")
+        started.compose = {}
+    if home.exists():
+        servers.save(home, started)
+
+
+def _silence(home: Path, url: str, started: servers.Started) -> None:
+    reader = open_reader(home)
+    journal = dict(reader.execute("SELECT key, value FROM meta"))["id"]
+    reader.close()
+    try:
+        started.silence = alertmanager.silence_daemon_gone(url, journal, time.time())
+        click.echo(f"alertmanager  SquadDaemonGone of journal {journal} is silenced until `up`")
+    except QueryError as error:
+        click.echo(f"alertmanager  not silenced: {error}", err=True)
+
+
+def stop_daemon(home: Path) -> bool:
+    """Stop the daemon of `home` in order; False when none ran. Raises ServerError."""
+    state = running(home)
+    if state is None:
+        return False
+    pid = int(state["pid"])
+    try:
+        process = psutil.Process(pid)
+        os.kill(pid, signal.SIGTERM)
+        process.wait(_STOP_S)
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.TimeoutExpired:
+        raise ServerError(f"the daemon (pid {pid}) did not stop within {_STOP_S:.0f} s") from None
+    return True

@@ -1,0 +1,347 @@
+"""Servers around the daemon: Compose where a Docker engine answers, else local processes.
+
+What was started is remembered in `servers.json`, by pid and the process's own start time, so that
+nothing else is ever stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+import urllib3
+
+from squad_otel.errors import ServerError
+from squad_otel.settings import Settings
+from squad_otel.spool import make_private
+
+#: Where the Collector of the Compose file listens for OTLP/HTTP.
+COMPOSE_OTLP = "http://127.0.0.1:14318"
+
+_READY_S = 30.0
+_STOP_S = 10.0
+_COMPOSE_READY_S = 180
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """One local process of ours. `created` is its start time as the system tells it (s)."""
+
+    name: str
+    url: str
+    pid: int
+    created: float
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """The process, if this very one still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+class Started(msgspec.Struct, kw_only=True):
+    """What `up` started: local processes, or the Compose project with its published addresses."""
+
+    local: dict[str, Server] = {}
+    compose: dict[str, str] = {}  # service -> URL
+    silence: str = ""  # of a clean stop, at an Alertmanager that goes on
+
+    def url(self, name: str) -> str | None:
+        """The address of a server that runs by our doing, or None."""
+        if name in self.compose:
+            return self.compose[name]
+        server = self.local.get(name)
+        return server.url if server is not None and server.process is not None else None
+
+
+def load(home: Path) -> Started:
+    """What `up` remembered; an unreadable file counts as nothing started."""
+    try:
+        return msgspec.json.decode(_state_path(home).read_bytes(), type=Started)
+    except (OSError, msgspec.MsgspecError):
+        return Started()
+
+
+def save(home: Path, started: Started) -> None:
+    """Remember what runs."""
+    make_private(home)
+    fresh = _state_path(home).with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(started))
+    fresh.chmod(0o600)
+    fresh.replace(_state_path(home))
+
+
+def _state_path(home: Path) -> Path:
+    return home / "servers.json"
+
+
+def bundle_folder() -> Path:
+    """The folder with docker-compose.yml, prometheus/, … : in the package, or in the clone."""
+    package = Path(__file__).parent
+    for folder in (package / "bundle", package.parent):
+        if (folder / "docker-compose.yml").exists():
+            return folder
+    raise ServerError(f"the bundle is missing beside {package}: install squad-otel again")
+
+
+# -- local processes ------------------------------------------------------------------------------
+
+
+def start_local(home: Path, settings: Settings, scrape: str, started: Started) -> list[str]:
+    """Start Prometheus and Alertmanager if they are on PATH; returns the names of those missing.
+
+    `scrape` is the daemon's address, `host:port`. Those that run already are left alone.
+    """
+    folder = home / "servers"
+    make_private(folder)
+    missing = []
+    if started.url("alertmanager") is None:
+        program = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+        if program is None:
+            missing.append("alertmanager")
+        else:
+            server = _start_alertmanager(program, folder, settings)
+            started.local["alertmanager"] = server
+            save(home, started)
+    if started.url("prometheus") is None:
+        program = shutil.which("prometheus")
+        if program is None:
+            missing.append("prometheus")
+        else:
+            alertmanager = started.url("alertmanager")
+            server = _start_prometheus(program, folder, settings, scrape, alertmanager)
+            started.local["prometheus"] = server
+            save(home, started)
+    return missing
+
+
+def _start_prometheus(
+    program: str, folder: Path, settings: Settings, scrape: str, alertmanager: str | None
+) -> Server:
+    port = free_port(settings.prometheus_port)
+    config = folder / "prometheus.yml"
+    config.write_text(
+        json.dumps(prometheus_config(settings, scrape, alertmanager, bundle_folder()), indent=2)
+    )
+    url = f"http://127.0.0.1:{port}"
+    return _spawn(
+        "prometheus",
+        [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'prometheus-data'}",
+            "--storage.tsdb.retention.time=400d",
+            f"--web.listen-address=127.0.0.1:{port}",
+            # Any page in a browser could read a Prometheus that allows all origins, its default.
+            "--web.cors.origin=^$",
+            "--log.level=warn",
+        ],
+        url,
+        folder,
+    )
+
+
+def prometheus_config(
+    settings: Settings, scrape: str, alertmanager: str | None, bundle: Path
+) -> dict[str, object]:
+    """Prometheus's configuration for local processes (JSON is YAML); 2.42 understands it."""
+    interval = f"{round(settings.scrape_interval_s * 1000)}ms"
+    config: dict[str, object] = {
+        "global": {
+            "scrape_interval": interval,
+            "scrape_timeout": interval,
+            "evaluation_interval": interval,
+        },
+        "rule_files": [str(bundle / "prometheus" / "rules" / "*.yml")],
+        "scrape_configs": [
+            {
+                "job_name": "squad",
+                "static_configs": [{"targets": [scrape], "labels": {"instance": "squad"}}],
+            }
+        ],
+    }
+    if alertmanager is not None:
+        target = alertmanager.removeprefix("http://")
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [target]}]}]}
+    return config
+
+
+def _start_alertmanager(program: str, folder: Path, settings: Settings) -> Server:
+    port = free_port(settings.alertmanager_port)
+    shipped = (bundle_folder() / "alertmanager" / "alertmanager.yml").read_text()
+    config = folder / "alertmanager.yml"
+    config.write_text(alertmanager_config(shipped, settings.notify_webhook_url))
+    config.chmod(0o600)
+    templates = folder / "templates"
+    shutil.copytree(bundle_folder() / "alertmanager" / "templates", templates, dirs_exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    return _spawn(
+        "alertmanager",
+        [
+            program,
+            f"--config.file={config}",
+            f"--storage.path={folder / 'alertmanager-data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+            "--log.level=warn",
+        ],
+        url,
+        folder,
+    )
+
+
+def _spawn(name: str, arguments: Sequence[str], url: str, folder: Path) -> Server:
+    """Start a server of its own session and wait until it says that it is ready."""
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=folder,
+        )
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(f"{name} ended at once; the last lines of {log}:\n{tail(log)}")
+        if answers(f"{url}/-/ready"):
+            created = psutil.Process(process.pid).create_time()
+            return Server(name=name, url=url, pid=process.pid, created=created)
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    raise ServerError(f"{name} was not ready within {_READY_S:.0f} s; see {log}")
+
+
+def stop(server: Server) -> bool:
+    """Stop one of ours: politely, then not. False when it did not run any more."""
+    process = server.process
+    if process is None:
+        return False
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_S)
+    return True
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nothing listens there on loopback, else one that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError("no free port on 127.0.0.1")
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` gives 200."""
+    try:
+        with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
+            return pool.request("GET", url).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def tail(path: Path, lines: int = 5) -> str:
+    """The last lines of a log, for an error message."""
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return str(error)
+
+
+# -- Compose --------------------------------------------------------------------------------------
+
+
+def compose_answers() -> str | None:
+    """None when a Docker engine with Compose answers, else why not, in a few words."""
+    if shutil.which("docker") is None:
+        return "no docker command"
+    for arguments, reason in (
+        (["docker", "compose", "version"], "docker has no compose plugin"),
+        (["docker", "info"], "no Docker engine answers"),
+    ):
+        try:
+            subprocess.run(arguments, capture_output=True, check=True, timeout=20)
+        except (subprocess.SubprocessError, OSError):
+            return reason
+    return None
+
+
+def start_compose(home: Path, environ: Mapping[str, str], started: Started) -> None:
+    """`docker compose up` of the bundle; raises ServerError with what Compose said."""
+    _compose(["up", "--detach", "--wait", f"--wait-timeout={_COMPOSE_READY_S}"], environ)
+    shown = subprocess.run(
+        [*_compose_command(), "ps", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environ},
+    ).stdout
+    started.compose = compose_addresses(shown)
+    save(home, started)
+
+
+def compose_addresses(shown: str) -> dict[str, str]:
+    """Service to URL from `docker compose ps --format json`: an array, or an object a line."""
+    rows: list[dict[str, object]] = []
+    for line in shown.splitlines():
+        found = json.loads(line)
+        rows.extend(found if isinstance(found, list) else [found])
+    addresses: dict[str, str] = {}
+    for row in rows:
+        publishers = row.get("Publishers") or []
+        assert isinstance(publishers, list)
+        for publisher in publishers:
+            if publisher.get("PublishedPort"):
+                address = f"http://127.0.0.1:{publisher['PublishedPort']}"
+                addresses.setdefault(str(row.get("Service")), address)
+    return addresses
+
+
+def stop_compose(environ: Mapping[str, str]) -> None:
+    """`docker compose down`; the volumes stay."""
+    _compose(["down"], environ)
+
+
+def _compose_command() -> list[str]:
+    file = bundle_folder() / "docker-compose.yml"
+    return ["docker", "compose", "--file", str(file)]
+
+
+def _compose(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    try:
+        done = subprocess.run(
+            [*_compose_command(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **environ},
+            check=False,
+        )
+    except OSError as error:
+        raise ServerError(f"cannot run docker compose: {error.strerror}") from error
+    if done.returncode != 0:
+        said = "\n".join(done.stdout.splitlines()[-5:])
+        raise ServerError(f"docker compose {arguments[0]} failed:\n{said}")
