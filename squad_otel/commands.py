@@ -11,6 +11,7 @@ from collections.abc import Sequence
 UNKNOWN = "unknown"  # there is no program, or only the shell can tell which one
 REDACTED = "redacted"  # a program's name that looks like a secret
 NAME_LENGTH_MAX = 40  # characters
+LINE_LENGTH_MAX = 4096  # characters; a program is named at the beginning
 
 _JS_PACKAGES = (
     "add audit build cache ci config create dedupe deploy dlx exec info init install install-test "
@@ -62,7 +63,8 @@ _SUBCOMMANDS = {
         "sparse-checkout stash status submodule switch symbolic-ref tag update-index update-ref "
         "version worktree"
     ),
-    "go": "build clean doc env fix fmt generate get install list mod run test tool version vet work",
+    "go": "build clean doc env fix fmt generate get install list mod run test tool version vet "
+    "work",
     "helm": "create dependency get history install lint list package pull repo rollback search "
     "show status template test uninstall upgrade",
     "journalctl": "",
@@ -145,15 +147,33 @@ _WRAPPERS = {
 }
 
 #: What a shell line often does before its real command.
-_PREPARATIONS = frozenset("cd export pushd set shopt source . true ulimit umask unset :".split())
-_KEYWORDS = frozenset("if then elif else while until do ! { (".split())
+_PREPARATIONS = frozenset(
+    (
+        "cd",
+        "export",
+        "pushd",
+        "set",
+        "shopt",
+        "source",
+        ".",
+        "true",
+        "ulimit",
+        "umask",
+        "unset",
+        ":",
+    )
+)
+_KEYWORDS = frozenset(("if", "then", "elif", "else", "while", "until", "do", "!", "{", "("))
 
 #: How tokens of well-known services begin.
-_SECRET_PREFIXES = tuple(
-    "sk- sk_ pk_ rk_ ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- gldt- xoxa- xoxb- xoxp- xoxr- "
-    "xoxs- xapp- AKIA ASIA AIza eyJ ya29. npm_ pypi- hf_ dop_v1_ SG. whsec_ shpat_ AGE-SECRET- "
-    "-----BEGIN".split()
+# fmt: off
+_SECRET_PREFIXES = (
+    "sk-", "sk_", "pk_", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
+    "gldt-", "xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "xapp-", "AKIA", "ASIA", "AIza", "eyJ",
+    "ya29.", "npm_", "pypi-", "hf_", "dop_v1_", "SG.", "whsec_", "shpat_", "AGE-SECRET-",
+    "-----BEGIN",
 )
+# fmt: on
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
@@ -335,8 +355,8 @@ def _program(word: str) -> str:
 def _split_commands(text: str) -> list[list[str]]:
     """The simple commands of a line of shell, as words; redirections are dropped.
 
-    Quotes and escapes are honoured; substitutions are kept as they stand. What cannot be closed
-    ends with the text.
+    Quotes and escapes are honoured; substitutions are kept as they stand. What is not closed ends
+    with the text. Of a long text only the beginning is read, and no word that is cut.
     """
     commands: list[list[str]] = [[]]
     word: str | None = None
@@ -352,13 +372,17 @@ def _split_commands(text: str) -> list[list[str]]:
             drop_next = False
         word = None
 
-    for character in text:
+    for character in text[:LINE_LENGTH_MAX]:
         if escaped:
             escaped = False
             if character != "\n":
                 word = (word or "") + character
-        elif character == "\\" and quote != "'":
+        elif character == "\\" and quote not in ("'", "\n"):
             escaped = True
+        elif quote == "\n":
+            if character == "\n":
+                quote = ""
+                commands.append([])
         elif quote:
             if character == quote:
                 quote = ""
@@ -384,11 +408,11 @@ def _split_commands(text: str) -> list[list[str]]:
             end_word()
             commands.append([])
         elif character == "#" and word is None:
-            quote = "\n"  # a comment reads like a quotation up to the end of the line
-            word, drop_next = "", True
+            quote, drop_next = "\n", False  # a comment, up to the end of the line
         elif character.isspace():
             end_word()
         else:
             word = (word or "") + character
-    end_word()
+    if len(text) <= LINE_LENGTH_MAX:
+        end_word()
     return [words for words in commands if words]
