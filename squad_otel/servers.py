@@ -182,7 +182,6 @@ def _start_alertmanager(program: str, folder: Path, settings: Settings) -> Serve
     shipped = (bundle_folder() / "alertmanager" / "alertmanager.yml").read_text()
     config = folder / "alertmanager.yml"
     config.write_text(alertmanager_config(shipped, settings.notify_webhook_url))
-    config.chmod(0o600)
     templates = folder / "templates"
     shutil.copytree(bundle_folder() / "alertmanager" / "templates", templates, dirs_exist_ok=True)
     url = f"http://127.0.0.1:{port}"
@@ -199,6 +198,17 @@ def _start_alertmanager(program: str, folder: Path, settings: Settings) -> Serve
         url,
         folder,
     )
+
+
+def alertmanager_config(shipped: str, webhook_url: str) -> str:
+    """The shipped configuration with a webhook in the receivers that have a place for one.
+
+    The places are the lines `#@ webhook`. Without a URL nothing is changed.
+    """
+    if not webhook_url:
+        return shipped
+    webhook = f"webhook_configs: [{{url: {json.dumps(webhook_url)}, send_resolved: true}}]"
+    return shipped.replace("#@ webhook", webhook)
 
 
 def _spawn(name: str, arguments: Sequence[str], url: str, folder: Path) -> Server:
@@ -286,6 +296,23 @@ def compose_answers() -> str | None:
         except (subprocess.SubprocessError, OSError):
             return reason
     return None
+
+
+def compose_environ(home: Path, settings: Settings) -> dict[str, str]:
+    """What the Compose file is told: ports, and an Alertmanager configuration with the webhook."""
+    environ = {
+        "SQUAD_PROMETHEUS_PORT": str(settings.prometheus_port),
+        "SQUAD_ALERTMANAGER_PORT": str(settings.alertmanager_port),
+    }
+    if settings.notify_webhook_url:
+        folder = home / "servers"
+        make_private(folder)
+        shipped = (bundle_folder() / "alertmanager" / "alertmanager.yml").read_text()
+        config = folder / "alertmanager.yml"
+        config.write_text(alertmanager_config(shipped, settings.notify_webhook_url))
+        config.chmod(0o644)  # read by another user in the container; the folder is private
+        environ["SQUAD_ALERTMANAGER_FILE"] = str(config)
+    return environ
 
 
 def start_compose(home: Path, environ: Mapping[str, str], started: Started) -> None:

@@ -39,7 +39,7 @@ def command() -> None:
         click.echo(f"{name:<14}{'stopped' if stopped else 'did not run'}")
         del started.local[name]
     if started.compose:
-        servers.stop_compose({})
+        servers.stop_compose(servers.compose_environ(home, settings))
         click.echo("compose       stopped; its volumes stay")
         started.compose = {}
     if home.exists():

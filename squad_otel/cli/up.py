@@ -46,13 +46,12 @@ def command(mode: str) -> None:
     make_private(home)
     settings = load(home)
     started = servers.load(home)
-    compose_environ: dict[str, str] = {}
     use_compose = False
     if mode in ("auto", "compose"):
         reason = servers.compose_answers()
         if reason is None:
             try:
-                servers.start_compose(home, compose_environ, started)
+                servers.start_compose(home, servers.compose_environ(home, settings), started)
                 use_compose = True
             except ServerError as error:
                 if mode == "compose":
@@ -77,7 +76,7 @@ def command(mode: str) -> None:
     if not use_compose and mode != "none":
         say("grafana", "needs Docker: then `squad-otel up` brings it", warn=True)
     _end_silence(home, settings, started)
-    say("alerts", _where_alerts_arrive(settings, started, use_compose))
+    say("alerts", _where_alerts_arrive(settings, started))
 
 
 def say(name: str, text: str, *, warn: bool = False) -> None:
@@ -87,11 +86,11 @@ def say(name: str, text: str, *, warn: bool = False) -> None:
     )
 
 
-def _where_alerts_arrive(settings: Settings, started: servers.Started, use_compose: bool) -> str:
+def _where_alerts_arrive(settings: Settings, started: servers.Started) -> str:
     url = settings.alertmanager_url or started.url("alertmanager")
     if url is None:
         return "nowhere: there is no Alertmanager"
-    if settings.notify_webhook_url and not use_compose:
+    if settings.notify_webhook_url:
         return f"at {settings.notify_webhook_url}, and in `squad-otel status`"
     return (
         f"in `squad-otel status` and at {url}; "
