@@ -17,7 +17,7 @@ from typing import Any
 
 from squad_otel import __version__
 from squad_otel.batch import Batch, Source
-from squad_otel.errors import SourceError, SquadOtelError
+from squad_otel.errors import SquadOtelError
 from squad_otel.events import NS, Event
 from squad_otel.export.otlp import MetricPusher, SpanSender
 from squad_otel.export.points import Point, Sample, points
@@ -203,7 +203,7 @@ class Daemon:
             return
         expected = isinstance(error, SquadOtelError | OSError | sqlite3.Error)
         log.warning("%s: %s", what, error, exc_info=None if expected else error)
-        if not isinstance(error, SourceError) and "PYTEST_CURRENT_TEST" in os.environ:
+        if not expected and "PYTEST_CURRENT_TEST" in os.environ:
             raise error
 
     # -- what the outside sees ----------------------------------------------------------------

@@ -31,5 +31,9 @@ class QueryError(SquadOtelError):
     """A question cannot be asked of this backend, or the backend did not answer."""
 
 
+class ExportError(SquadOtelError):
+    """What was sent by OTLP was not accepted; it is sent again later."""
+
+
 class ServerError(SquadOtelError):
     """A server (Prometheus, Alertmanager, Compose) could not be started or reached."""

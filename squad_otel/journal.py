@@ -214,7 +214,7 @@ class Journal:
         self._mutex = threading.RLock()
         make_private(home)
         # Somebody who asks whether a writer runs holds the lock for an instant.
-        self._lock_fd = _lock(home / "writer.lock", attempts=10)
+        self._lock_fd: int | None = _lock(home / "writer.lock", attempts=10)
         try:
             self._db = _connect(journal_path(home), writable=True)
             try:
@@ -224,6 +224,7 @@ class Journal:
                 raise
         except BaseException:
             os.close(self._lock_fd)
+            self._lock_fd = None
             raise
         self._path = journal_path(home)
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
@@ -236,7 +237,9 @@ class Journal:
         """Close the file and give the lock back."""
         with self._mutex:
             self._db.close()
-            os.close(self._lock_fd)
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
 
     # -- what the journal holds ---------------------------------------------------------------
 
