@@ -482,7 +482,7 @@ class Journal:
         for event in events:
             earlier = stored.get(event.id)
             if earlier is not None:
-                better = self._merge_stored(earlier, event)
+                better = self._merge_stored(earlier, event, now)
                 if better is None:
                     known += 1
                 else:
@@ -512,8 +512,7 @@ class Journal:
         """The row of a new event; folds it, unless it is history or has to wait."""
         event, resolved = self._resolve(event)
         labels = folded = None
-        # Reflogs have whole seconds: compare with the second in which the journal began.
-        if event.occurred_at < self.created_at - self.created_at % NS:
+        if event.occurred_at < self.created_at:
             state = FoldState.HISTORY
             bounded, _ = self._bounded(event)
             labels = self._label_set(tuple(bounded.values()))
@@ -572,8 +571,12 @@ class Journal:
         names = ", ".join(f"{name} = ?" for name in _EVENT_COLUMNS[1:])
         self._db.execute(f"UPDATE events SET {names} WHERE id = ?", (*row[1:], row[0]))  # noqa: S608
 
-    def _merge_stored(self, earlier: StoredEvent, event: Event) -> StoredEvent | None:
+    def _merge_stored(self, earlier: StoredEvent, event: Event, now: int) -> StoredEvent | None:
         """Merge a better copy into a stored event; folds the difference if that was folded."""
+        if earlier.state is FoldState.LIVE and "cost_nusd" not in earlier.event.fields:
+            # It was counted as one whose price is not known, and stays so.
+            fields = {k: v for k, v in event.fields.items() if k != "cost_nusd"}
+            event = msgspec.structs.replace(event, fields=fields)
         grown = _merge(earlier.event, event)
         if grown is None:
             return None
@@ -584,7 +587,7 @@ class Journal:
         if earlier.state is FoldState.PENDING:
             self._new_pending[grown.id] = better
         elif earlier.state is FoldState.LIVE:
-            self._fold_difference(earlier.event, grown)
+            self._fold_difference(earlier.event, grown, now)
         return better
 
     # -- folding ------------------------------------------------------------------------------
@@ -600,8 +603,8 @@ class Journal:
         self._next_fold += 1
         return plan.labels, number
 
-    def _fold_difference(self, before: Event, after: Event) -> None:
-        plan = self._plan(before, 0)
+    def _fold_difference(self, before: Event, after: Event, now: int) -> None:
+        plan = self._plan(after, now)  # a sum that `before` had not may need a series of its own
         for series, value in plan.steps:
             if value in SUM_FIELDS:
                 difference = (_amount(after, value) or 0) - (_amount(before, value) or 0)
@@ -888,9 +891,10 @@ def _prepare(db: sqlite3.Connection, path: Path, now: int) -> None:
                 f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
                 f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
             )
+            # Reflogs have whole seconds: the journal begins with the second it was made in.
             db.executemany(
                 "INSERT INTO meta VALUES (?, ?)",
-                [("id", secrets.token_hex(4)), ("created_at", str(now))],
+                [("id", secrets.token_hex(4)), ("created_at", str(now - now % NS))],
             )
             db.execute("COMMIT")
     except sqlite3.Error as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import signal
 import sqlite3
 import sys
@@ -15,6 +17,7 @@ from typing import NoReturn
 import click
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -24,10 +27,12 @@ from squad_otel.demo.check import (
     alert_differences,
     differences,
     prometheus_differences,
+    report_differences,
+    status_differences,
 )
 from squad_otel.demo.scenario import Scenario, Truth
 from squad_otel.demo.stage import Stage
-from squad_otel.errors import SquadOtelError
+from squad_otel.errors import ServerError, SquadOtelError
 from squad_otel.events import NS
 from squad_otel.sessions import Session, State
 
@@ -35,6 +40,8 @@ from squad_otel.sessions import Session, State
 _QUIET_S = 6.0
 _SETTLE_S = 20.0
 _REFRESH_S = 0.5
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _STYLES = {
     State.STARTING: "dim",
@@ -67,28 +74,34 @@ def command(folder: Path | None, keep: bool) -> None:
       squad-otel demo
       squad-otel demo --folder /tmp/squad --keep
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    stage = Stage(folder or Path(tempfile.mkdtemp(prefix="squad-otel-demo-")))
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    stage = Stage(folder or Path(tempfile.gettempdir(), f"squad-otel-demo-{secrets.token_hex(4)}"))
     stage.prepare()
     narrator = Narrator(Console(highlight=False), Record(stage.record))
     right = False
     try:
         right = _demonstrate(stage, narrator, keep)
     except KeyboardInterrupt:
-        narrator.line("interrupted: stopping everything", "yellow")
+        narrator.line("interrupted", "yellow")
+    except AssertionError as error:  # how the squad says that tmux or git did not do its part
+        raise ServerError(f"the demo came to a halt: {error}") from error
     finally:
         narrator.close()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is short, and not to be missed
+        for number in _ENDINGS:  # the end is short, and not to be missed
+            signal.signal(number, signal.SIG_IGN)
+        with suppress(OSError, SystemExit):  # nobody may be there any more to read it
+            narrator.title("The end")
+            narrator.line("Stopping daemon, servers, tmux and agents…", "dim")
         killed = stage.end()
-    narrator.title("The end")
     if killed:
         narrator.line(f"had to be killed: {', '.join(killed)}", "red")
     left = stage.processes()
     if left:
         narrator.line(f"still running: {', '.join(str(p.pid) for p in left)}", "red")
     else:
-        narrator.line("Everything is stopped: daemon, servers, tmux, agents.")
+        narrator.line("Everything is stopped.")
     sys.exit(0 if right and not killed and not left else 1)
 
 
@@ -114,11 +127,12 @@ def _demonstrate(stage: Stage, narrator: Narrator, keep: bool) -> bool:
                 "yellow",
             )
         narrator.title("The squad works; below, what squad-otel sees")
-        with narrator.live():
-            scenario.play(alert=watched)
-            _settle(scenario.truth, narrator)
-        scenario.truth.write(stage.folder / "truth.json")
-
+        try:
+            with narrator.live():
+                scenario.play(alert=watched)
+                _settle(scenario.truth, narrator)
+        finally:
+            scenario.truth.write(stage.folder / "truth.json")
         found = []
         report = stage.folder / "report.html"
         for arguments in (
@@ -137,7 +151,7 @@ def _demonstrate(stage: Stage, narrator: Narrator, keep: bool) -> bool:
             for difference in found:
                 narrator.line(difference, "red")
         else:
-            narrator.line("✓ " + _summary(scenario.truth, watched), "green")
+            narrator.paragraph("✓ " + _summary(scenario.truth, watched), "green")
         _say_where_to_look(stage, narrator)
         if keep:
             _stay(stage, narrator)
@@ -156,10 +170,17 @@ def _settle(truth: Truth, narrator: Narrator) -> None:
 
 
 def _compare(stage: Stage, truth: Truth, record: Record, watched: bool) -> list[str]:
+    """What any of them does not say as it was: record, Prometheus, status, reports, alert."""
     found = differences(truth, record)
+    sources = ["journal"]
     prometheus = stage.address("prometheus")
     if prometheus is not None:
         found += prometheus_differences(truth, prometheus, record.journal())
+        sources.append("prometheus")
+    found += status_differences(truth, json.loads(stage.squad_otel("status", "--format", "json")))
+    for source in sources:
+        report = stage.squad_otel("report", "weekly", "--source", source, "--format", "json")
+        found += report_differences(truth, json.loads(report))
     if watched:
         found += alert_differences(truth, stage.deliveries())
     return found
@@ -203,7 +224,7 @@ def _stay(stage: Stage, narrator: Narrator) -> None:
         url = stage.address(name)
         if url is not None:
             narrator.line(f"{name:<14}{url}{'/metrics' if name == 'daemon' else ''}")
-    narrator.line(f"SQUAD_OTEL_HOME={stage.record} squad-otel status --watch")
+    narrator.line(f"SQUAD_OTEL_HOME={stage.record} {stage.program} status --watch")
     narrator.line(f"TMUX_TMPDIR={stage.tmux_folder} tmux attach")
     with suppress(KeyboardInterrupt):
         while True:
@@ -228,6 +249,13 @@ class Narrator:
     def line(self, text: str, style: str = "") -> None:
         """One line, wrapped nowhere: a path stays whole."""
         self._console.print(Text(f"  {text}", style=style), soft_wrap=True)
+
+    def paragraph(self, text: str, style: str) -> None:
+        """A long sentence: wrapped on a terminal, one line elsewhere."""
+        if self._console.is_terminal:
+            self._console.print(Padding(Text(text, style=style), (0, 2)))
+        else:
+            self.line(text, style)
 
     def block(self, text: str) -> None:
         """What a command printed."""

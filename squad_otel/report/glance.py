@@ -1,0 +1,260 @@
+"""How the status and lists of sessions look: on a terminal, as JSON, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from squad_otel.alertmanager import Alert
+from squad_otel.events import NS
+from squad_otel.query.measures import MEASURES, Unit
+from squad_otel.query.periods import Calendar
+from squad_otel.report.render import cell_text, harmless
+from squad_otel.report.sections import Cell, Cost
+from squad_otel.report.status import SESSION_COLUMNS, Row, Status
+from squad_otel.report.text import clean, duration_text
+from squad_otel.sessions import State
+
+_STATE_STYLES: Mapping[str, str] = {
+    State.WAITING: "bold yellow",
+    State.FAILED: "bold red",
+    State.DEAD: "red",
+    State.RUNNING: "green",
+    State.PAUSED: "dim",
+}
+_SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow"}
+
+#: From this width on the branch has a column of its own.
+_WIDE = 110
+
+
+def status_view(status: Status, calendar: Calendar, width: int) -> RenderableType:
+    """The whole status for a terminal of `width` columns."""
+    parts: list[RenderableType] = [_head(status, calendar), Text()]
+    if status.sessions:
+        parts += [_sessions(status.sessions, status.made_at, width), Text()]
+    parts.append(_totals(status, calendar))
+    parts.append(Text())
+    parts += _alerts(status)
+    return Group(*parts)
+
+
+def _head(status: Status, calendar: Calendar) -> Text:
+    if status.daemon is None:
+        when = "nothing yet"
+        if status.recorded_at is not None:
+            age = duration_text(status.made_at - status.recorded_at)
+            when = f"{calendar.moment(status.recorded_at)}, {age} ago"
+        text = Text("The daemon does not run. ", "bold yellow")
+        text.append(f"This is the journal; its last record: {when}.\n")
+    else:
+        age = duration_text(status.made_at - int(status.daemon["started_at"]))
+        text = Text("daemon running", "green")
+        text.append(f" for {age}, journal {status.journal}\n", "dim")
+    if not status.sessions:
+        return text.append("No live session.", "bold")
+    states = ", ".join(f"{count} {state}" for state, count in status.states)
+    number = len(status.sessions)
+    text.append(f"{number} session{'s' if number != 1 else ''}", "bold")
+    return text.append(f": {states}")
+
+
+def _sessions(rows: Sequence[Row], now: int, width: int) -> Table:
+    wide = width >= _WIDE
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Session", overflow="ellipsis", no_wrap=True, min_width=10)
+    table.add_column("Program", overflow="ellipsis", no_wrap=True)
+    table.add_column("Repository", overflow="ellipsis", no_wrap=True, min_width=6)
+    if wide:
+        table.add_column("Branch", overflow="ellipsis", no_wrap=True)
+    table.add_column("State", no_wrap=True)
+    for title in ("For", "Active", "Commits", "Errors", "Cost"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        state = str(row["state"])
+        cells = [
+            Text(clean(str(row["session"]))),
+            Text(clean(str(row["program"]))),
+            Text(clean(str(row["repository"]))),
+            *([Text(clean(str(row["branch"])), "dim")] if wide else []),
+            Text(state, _STATE_STYLES.get(state, "")),
+            Text(_ago(row["state_since"], now)),
+            Text(_ago(row["last_activity"], now)),
+            *(Text(_figure(name, row[name])) for name in ("commits", "errors", "cost")),
+        ]
+        table.add_row(*cells)
+        if not wide:
+            table.add_row(Text("  " + clean(str(row["branch"])), "dim"))
+    return table
+
+
+def _ago(cell: Cell, now: int) -> str:
+    if not isinstance(cell, int):
+        return cell_text(Unit.DURATION, None)
+    return duration_text(max(0, now - cell) // NS * NS)
+
+
+def _figure(name: str, cell: Cell) -> str:
+    return cell_text(MEASURES[name].unit, cell)
+
+
+def _totals(status: Status, calendar: Calendar) -> Text:
+    words = [
+        f"{_figure(name, cell)} {word}"
+        for name, word in (
+            ("commands", "commands"),
+            ("git_operations", "git operations"),
+            ("errors", "errors"),
+            ("tokens", "tokens"),
+        )
+        if (cell := status.totals.get(name)) is not None
+    ]
+    cost = status.totals.get("cost")
+    if cost is not None:
+        words.append(f"cost {_figure('cost', cost)}")
+    text = Text(f"Since {calendar.moment(status.began_at)}: ", "bold")
+    return text.append(", ".join(words) or "no data")
+
+
+def _alerts(status: Status) -> list[RenderableType]:
+    if status.alerts is None:
+        return [Text("Alerts: ", "bold") + Text(status.alerts_note, "yellow")]
+    if not status.alerts:
+        return [Text("Alerts: ", "bold") + Text("none fires")]
+    lines: list[RenderableType] = [Text("Alerts", "bold")]
+    for alert in status.alerts:
+        line = Text(f"  {clean(alert.severity)} ", _SEVERITY_STYLES.get(alert.severity, ""))
+        line.append(clean(alert.name), "bold")
+        since = max(0, status.made_at - int(alert.since * NS)) // NS * NS
+        line.append(f" for {duration_text(since)}: {clean(alert.description or alert.summary)}")
+        lines.append(line)
+    return lines
+
+
+def sessions_view(rows: Sequence[Row], calendar: Calendar, now: int, width: int) -> RenderableType:
+    """A list of sessions, live and ended, for a terminal."""
+    if not rows:
+        return Text("No session is known.")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("Id", no_wrap=True, style="dim")
+    for title in ("Session", "Program", "Repository"):
+        table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=6)
+    if width >= _WIDE:
+        table.add_column("Branch", overflow="ellipsis", no_wrap=True, style="dim")
+    table.add_column("State", no_wrap=True)
+    table.add_column("Started", no_wrap=True)
+    for title in ("Length", "Commits", "Errors", "Cost"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        state, started, ended = str(row["state"]), row["started"], row["ended"]
+        assert isinstance(started, int)
+        until = ended if isinstance(ended, int) else now
+        table.add_row(
+            Text(str(row["id"])[:6]),
+            *(Text(clean(str(row[name]))) for name in ("session", "program", "repository")),
+            *([Text(clean(str(row["branch"])))] if width >= _WIDE else []),
+            Text(state, _STATE_STYLES.get(state, "")),
+            Text(calendar.moment(started)),
+            Text(duration_text(max(0, until - started) // NS * NS)),
+            *(Text(_figure(name, row[name])) for name in ("commits", "errors", "cost")),
+        )
+    return table
+
+
+def drawn(view: RenderableType, width: int, color: bool) -> str:
+    """A view as text with at most `width` columns."""
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(view)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip() + "\n"
+
+
+def status_json(status: Status, calendar: Calendar) -> str:
+    """The status as one JSON object; null is no data, times are ISO 8601, cost is US dollars."""
+    daemon = status.daemon
+    document = {
+        "version": 1,
+        "made_at": calendar.iso(status.made_at),
+        "daemon": None
+        if daemon is None
+        else {
+            "pid": daemon["pid"],
+            "http": daemon["http"],
+            "started_at": calendar.iso(int(daemon["started_at"])),
+        },
+        "journal": {
+            "id": status.journal,
+            "began_at": calendar.iso(status.began_at),
+            "recorded_at": None if status.recorded_at is None else calendar.iso(status.recorded_at),
+        },
+        "sessions": [_object(row, calendar) for row in status.sessions],
+        "totals": _flat({n: (MEASURES[n].unit, c) for n, c in status.totals.items()}, calendar),
+        "alerts": None if status.alerts is None else [_alert(a, calendar) for a in status.alerts],
+        "alerts_note": status.alerts_note,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def sessions_json(rows: Sequence[Row], calendar: Calendar) -> str:
+    """A list of sessions as JSON, in the form of the status."""
+    found = [_object(row, calendar) for row in rows]
+    return json.dumps({"version": 1, "sessions": found}, indent=2, ensure_ascii=False) + "\n"
+
+
+def sessions_csv(rows: Sequence[Row], calendar: Calendar) -> str:
+    """A list of sessions as CSV, one a line, keys as in JSON. No cell can begin a formula."""
+    found = [_object(row, calendar) for row in rows]
+    header = list(_object(dict.fromkeys(c.key for c in SESSION_COLUMNS), calendar))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for line in found:
+        cells = [line.get(key) for key in header]
+        writer.writerow([harmless(c) if isinstance(c, str) else c for c in cells])
+    return out.getvalue()
+
+
+def _object(row: Row, calendar: Calendar) -> dict[str, object]:
+    return _flat({c.key: (c.unit, row[c.key]) for c in SESSION_COLUMNS}, calendar)
+
+
+def _flat(cells: Mapping[str, tuple[Unit, Cell]], calendar: Calendar) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, (unit, cell) in cells.items():
+        if unit is Unit.COST:
+            cost = cell if isinstance(cell, Cost) else None
+            found[key] = None if cost is None or cost.unknown else cost.nusd / 1e9
+            found[f"{key}_unpriced"] = None if cost is None else cost.unpriced
+        elif unit is Unit.TIME and isinstance(cell, int):
+            found[key] = calendar.iso(cell)
+        else:
+            assert not isinstance(cell, Cost)
+            found[key] = clean(cell) if isinstance(cell, str) else cell
+    return found
+
+
+def _alert(alert: Alert, calendar: Calendar) -> dict[str, object]:
+    return {
+        "name": alert.name,
+        "severity": alert.severity,
+        "since": calendar.iso(int(alert.since * NS)),
+        "summary": alert.summary,
+        "description": alert.description,
+        "labels": alert.labels,
+    }
