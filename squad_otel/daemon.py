@@ -80,6 +80,8 @@ class Daemon:
         self._usage: dict[str, Usage] = {}
         self._started_at = clock()
         self._heartbeat = self._started_at
+        # One that never succeeds must be seen to fail: it counts from the start.
+        self._counts.source_success_at = {s.name: self._started_at for s in sources}
         self.journal = Journal(home, self._started_at)
         self._threads: list[threading.Thread] = []
         try:

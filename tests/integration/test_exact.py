@@ -71,7 +71,7 @@ class Producer(threading.Thread):
 
     def _make(self) -> tuple[dict[str, object], Counter[tuple[str, Key]]]:
         rnd = self._random
-        if rnd.random() < 0.06:
+        if rnd.random() < 0.06 and self._born < 45:  # within the budget of the label
             self._born += 1
         program = rnd.choice(["claude", "codex"])
         repository = f"repo{rnd.randrange(self._born)}"

@@ -1,0 +1,1 @@
+"""The demo: a small real squad whose agents follow a script, watched as any squad is."""
