@@ -46,6 +46,10 @@ log = logging.getLogger("squad_otel.daemon")
 #: Sessions that ended stay visible to the sources this long, for the last lines they left.
 RECENT_NS = 300 * NS
 
+#: A Prometheus that is started with us finds its targets within 5 s: until it has looked, nothing
+#: that is new is shown as more than 0.
+_FIRST_LOOK_NS = 10 * NS
+
 _MAX_BACKOFF_S = 60.0
 _MAX_BACKLOG_POLLS = 16  # looks at one source in a round while it has more to give
 _SPAN_INTERVAL_S = 1.0
@@ -137,7 +141,8 @@ class Daemon:
         now = self._clock()
         try:
             self.journal.settle(now)
-            self.journal.release(now, self._hold_ns)
+            if now - self._started_at >= _FIRST_LOOK_NS:
+                self.journal.release(now, self._hold_ns)
         except SquadOtelError as error:
             self._complain("journal", error)
             return

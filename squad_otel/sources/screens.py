@@ -74,14 +74,17 @@ class _Claude:
     MODE = re.compile(r" {1,4}(?:⏸|⏵⏵) ")
     INTERRUPT = re.compile(r"\besc to (?:interrupt|i?n?t?e?r?r?u?p?…)")
     AGENT = re.compile(r" *(?:❯ )?◯ \S.* \d+[smh]\b")
-    VIEW = re.compile(r" *(?:(dialog waiting|working) · )?Showing detailed transcript\b")
+    VIEW = re.compile(r" {1,4}(?:(dialog waiting|working) · |Showing d)")
     HINT = re.compile(r"\b(?:enter|esc|tab|space|ctrl\+\w) to \w", re.IGNORECASE)
+    # A panel that the user opened to look at something. It may hold a list, but asks nothing.
+    PANEL = re.compile(r"▔{2,}")
+    CLOSE = re.compile(r"\besc to (?:close|go back)\b", re.IGNORECASE)
     CONFIRM = re.compile(
         r" *(?:Press )?enter to (?:confirm|select|submit|continue|approve|apply|save)\b",
         re.IGNORECASE,
     )
     # Lines of the transcript that stand at its left edge.
-    HEADER = re.compile(r" ?[▐▝▘▎]")
+    HEADER = re.compile(r" ?[▐▝▘▎]|[ ▐▛▜█]{2,16}Claude Code v\d")  # its logo comes late
     ENTRY = re.compile(r"[●⏺] ")
     PROMPT = re.compile(r"[❯>!] ")
     STATUS = re.compile(r"[·✢✳✶✻✽*] ")
@@ -106,10 +109,10 @@ class _Codex:
 
     TITLE_RUNNING = re.compile(r"[\u2800-\u28ff] ")
     TITLE_WAITING = re.compile(r"\[ [!.] \] Action Required\b")
-    COMPOSER = re.compile(r"› ")
+    COMPOSER = re.compile(r"›(?: |$)")
     HINT = re.compile(r" *(?:press )?enter (?:to )?(?:confirm|continue|select)\b", re.IGNORECASE)
-    ENTRY = re.compile(r"[•■✗✔✓⚠›] ")
-    WORKING = re.compile(r"• .*\(\d.*• esc to interrupt\)")
+    ENTRY = re.compile(r"[•◦■✗✔✓⚠›] ")
+    WORKING = re.compile(r"[•◦] .*\(\d.*• esc to interrupt\)")
     ERROR = re.compile(r"■ (?!Conversation interrupted)")
 
 
@@ -149,7 +152,7 @@ def _read_claude(pane: Pane, before: Look | None, now: int) -> tuple[Reading, Lo
     rows = _without_panel(_rows(pane.text))
     box = _box(rows)
     above, changed_at, busy_at = _growth(rows, box, before, now)
-    reading = _claude_mark(pane, rows, box, before)
+    reading = _claude_mark(pane, rows, box, before, now)
     if reading is None:  # a prompt with an answer above it that may still grow
         if busy_at and now - busy_at <= HOLD_NS:
             reading = Reading(State.RUNNING, "growth")
@@ -186,21 +189,23 @@ def _growth(
 
 
 def _claude_mark(
-    pane: Pane, rows: Sequence[str], box: _Box | None, before: Look | None
+    pane: Pane, rows: Sequence[str], box: _Box | None, before: Look | None, now: int
 ) -> Reading | None:
     """What the screen says by itself, or None where only change can tell."""
     if box is not None:
         return _claude_prompt(rows, box)
     if view := _Claude.VIEW.match(rows[-1] if rows else ""):
         return _claude_view(rows, view[1] or "")
+    if _is_panel(rows):
+        return _claude_unmarked(pane, rows, before, now)
     shell = pane.command.lstrip("-") in _SHELLS
     if _on_option(rows, pane.cursor_y, strict=shell):
         return Reading(State.WAITING, "selector")
     if shell and rows:  # a shell at rest shows its prompt; one that starts the agent is blank
         return Reading(State.DEAD, "shell")
-    if any(_Claude.CONFIRM.match(row) for row in rows[-2:]):
+    if any(_Claude.CONFIRM.match(row) for row in rows[-3:]):
         return Reading(State.WAITING, "confirm-hint")
-    return _claude_unmarked(pane, rows, before)
+    return _claude_unmarked(pane, rows, before, now)
 
 
 def _claude_view(rows: Sequence[str], word: str) -> Reading:
@@ -217,14 +222,13 @@ def _claude_view(rows: Sequence[str], word: str) -> Reading:
 def _claude_prompt(rows: Sequence[str], box: _Box) -> Reading | None:
     """The input box is there, so nothing is asked: what does the agent do meanwhile?"""
     footer = rows[box.bottom + 1 :]
-    agents = [row for row in footer if _Claude.AGENT.match(row)]
-    if any(_Claude.INTERRUPT.search(row) for row in footer if row not in agents):
+    if any(_Claude.INTERRUPT.search(row) for row in footer):
         return Reading(State.RUNNING, "interrupt-hint")
     transcript = _transcript(rows, box)
     last = next((row for row in reversed(transcript) if _at_edge(row)), "")
     if _Claude.SPINNER.match(last):
         return Reading(State.RUNNING, "spinner")
-    if _Claude.AGENTS.match(last) or agents:
+    if _Claude.AGENTS.match(last) or any(_Claude.AGENT.match(row) for row in footer):
         return Reading(State.RUNNING, "agents")
     if _is_failed(transcript):
         return Reading(State.FAILED, "error-entry")
@@ -239,10 +243,12 @@ def _claude_prompt(rows: Sequence[str], box: _Box) -> Reading | None:
     return Reading(State.IDLE, "prompt")
 
 
-def _claude_unmarked(pane: Pane, rows: Sequence[str], before: Look | None) -> Reading:
-    """Neither box nor dialog: not drawn yet, half drawn, or an editor for a moment."""
+def _claude_unmarked(pane: Pane, rows: Sequence[str], before: Look | None, now: int) -> Reading:
+    """Neither box nor dialog: not drawn yet, half drawn, a panel, or an editor."""
     titled = _Claude.TITLE.match(pane.title)
     if before is not None and (rows or titled):
+        if before.state is State.RUNNING and now - pane.activity * _SECOND_NS > HOLD_NS:
+            return Reading(State.IDLE, "silence")
         if before.state in (State.RUNNING, State.IDLE, State.FAILED):
             return Reading(before.state, "kept")
         if before.state is State.WAITING and _is_dialog(rows):
@@ -250,6 +256,11 @@ def _claude_unmarked(pane: Pane, rows: Sequence[str], before: Look | None) -> Re
     if rows and titled:
         return Reading(State.IDLE, "unknown")
     return Reading(State.STARTING, "not-drawn")
+
+
+def _is_panel(rows: Sequence[str]) -> bool:
+    closes = any(_Claude.CLOSE.search(row) for row in rows[-3:])
+    return closes and any(_Claude.PANEL.match(row) for row in rows)
 
 
 def _is_dialog(rows: Sequence[str]) -> bool:
@@ -339,22 +350,25 @@ def _is_open(transcript: Sequence[str]) -> bool:
 
 def _read_codex(pane: Pane, before: Look | None) -> Reading:
     rows = _rows(pane.text)
-    composer = _composer(rows, pane)
+    # Below the input field there is always a footer, so a hint in the last row is a dialog's.
     hinted = bool(rows) and bool(_Codex.HINT.match(rows[-1]))
-    dialog = hinted and composer is None
+    dialog = hinted and any(_Codex.COMPOSER.match(row) for row in rows)
+    composer = _composer(rows, pane.cursor_y)
     shell = pane.command.lstrip("-") in _SHELLS
     if shell and rows and composer is None and not dialog:
         return Reading(State.DEAD, "shell")
     if _Codex.TITLE_WAITING.match(pane.title):
         return Reading(State.WAITING, "title")
-    if dialog and any(_Codex.COMPOSER.match(row) for row in rows):
+    if dialog:
         return Reading(State.WAITING, "confirm-hint")
     if _Codex.TITLE_RUNNING.match(pane.title):
         return Reading(State.RUNNING, "title")
     if composer is None:
         if before is not None and before.state in (State.RUNNING, State.IDLE, State.FAILED):
             return Reading(before.state, "kept")
-        return Reading(State.IDLE, "unknown") if rows else Reading(State.STARTING, "not-drawn")
+        if rows and (before is None or before.state is not State.STARTING):
+            return Reading(State.IDLE, "unknown")
+        return Reading(State.STARTING, "not-drawn")
     last = next((row for row in reversed(rows[:composer]) if _Codex.ENTRY.match(row)), "")
     if _Codex.WORKING.match(last):
         return Reading(State.RUNNING, "working")
@@ -363,11 +377,11 @@ def _read_codex(pane: Pane, before: Look | None) -> Reading:
     return Reading(State.IDLE, "prompt")
 
 
-def _composer(rows: Sequence[str], pane: Pane) -> int | None:
+def _composer(rows: Sequence[str], cursor: int) -> int | None:
     """The first row of the input field that the cursor stands in; its footer is below."""
-    if not 0 <= pane.cursor_y < len(rows) - 1 or pane.cursor_x < 2:  # parked outside the text
+    if not 0 <= cursor < len(rows) - 1:
         return None
-    for index in range(pane.cursor_y, -1, -1):
+    for index in range(cursor, -1, -1):
         if _Codex.COMPOSER.match(rows[index]):
             return index
         if rows[index].strip() and not rows[index].startswith("  "):

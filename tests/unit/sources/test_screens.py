@@ -58,6 +58,10 @@ def prompt(*transcript: str, typed: str = "", footer: str = "  ⏸ manual mode o
     return screen(*rows, cursor=(len(rows) - 3, 2 + len(lines[-1])))
 
 
+def replace_state(look: Look, state: State) -> Look:
+    return msgspec.structs.replace(look, state=state, busy_at=0)
+
+
 def named(scene: str, width: int = 80) -> Sample:
     return next(one for one in samples() if (one.scene, one.width) == (scene, width))
 
@@ -208,6 +212,18 @@ def test_an_agent_started_by_a_shell_script_is_not_dead(scene: str) -> None:
     assert state("claude", replace(sample.pane, command="bash")) is sample.truth
 
 
+@pytest.mark.parametrize(
+    ("scene", "width"), [("approval_exec", 160), ("unsent_text", 80), ("trust_dialog", 160)]
+)
+def test_codex_started_by_a_shell_script_is_not_dead(scene: str, width: int) -> None:
+    found = [
+        one for one in samples() if (one.agent, one.scene, one.width) == ("codex", scene, width)
+    ]
+    assert found
+    for sample in found:
+        assert state("codex", replace(sample.pane, command="bash")) is sample.truth
+
+
 # Dialogs other than the captured ones
 
 
@@ -256,6 +272,170 @@ def test_codex_working_is_seen_where_the_title_is_switched_off() -> None:
     sample = named("tool_running", 160)
     assert sample.agent == "codex"
     assert state("codex", replace(sample.pane, title="devbox")) is State.RUNNING
+
+
+def test_a_list_in_a_pane_of_20_rows_waits_wherever_codex_parks_the_cursor() -> None:
+    rows = [
+        "  Update Model Permissions",
+        "",
+        "› 1. Ask for approval",
+        "  2. Full Access",
+        "",
+        "  enter select · esc back",
+    ]
+    for row, column in ((3, 16), (5, 40), (1, 0)):
+        pane = replace(screen(*rows, cursor=(row, column), title="proj"), command="codex")
+        assert state("codex", pane) is State.WAITING
+
+
+def test_codex_text_that_reads_like_a_hint_is_unsent_text() -> None:
+    rows = [
+        "› first",
+        "  › 1. Yes",
+        "  Press enter to confirm or esc to cancel",
+        "",
+        "  gpt-5 default · ~/proj",
+    ]
+    for row in range(3):
+        pane = replace(screen(*rows, cursor=(row, 9), title="proj"), command="codex")
+        assert state("codex", pane) is State.IDLE
+
+
+def test_codex_says_by_its_title_alone_that_it_waits() -> None:
+    sample = named("approval_exec", 160)
+    pane = replace(sample.pane, text="\n".join(sample.text.split("\n")[:-3]))
+    assert sample.title.endswith("Action Required | proj")
+    assert state("codex", pane) is State.WAITING
+
+
+def test_submit_selected_in_a_list_waits_though_the_cursor_is_parked_below() -> None:
+    rows = [
+        "─" * 40,
+        "  1. [ ] A",
+        "  2. [ ] B",
+        "❯    Submit",
+        "─" * 40,
+        "  3. Chat about this",
+        "",
+    ]
+    hint = ["Enter to select · ↑/↓ to navigate ·", "ctrl+g to edit in Vim · Esc to cancel"]
+    assert state("claude", screen(*rows, *hint, cursor=(8, 0))) is State.WAITING
+
+
+def test_the_row_of_the_detailed_transcript_may_be_cut_off() -> None:
+    rows = ["● Bash(rm -rf build)", "  ⎿ \xa0Waiting…", "", "─" * 40]
+    for last, expected in (
+        ("  dialog waiting · Showing detailed tra…", State.WAITING),
+        ("  dialog waiting · Sho…", State.WAITING),
+        ("  working · Showing detailed transcript…", State.RUNNING),
+        ("  Showing detailed transcript · ctrl+o …", State.IDLE),
+    ):
+        assert state("claude", screen(*rows, last, cursor=(4, 0))) is expected
+
+
+def test_the_detailed_transcript_shows_a_failed_turn() -> None:
+    rows = [
+        "❯ go on",
+        "  ⎿ \xa0Invalid API key",
+        "",
+        "─" * 80,
+        "  Showing detailed transcript · ctrl+o",
+    ]
+    assert state("claude", screen(*rows, cursor=(4, 0))) is State.FAILED
+
+
+@pytest.mark.parametrize(
+    "hint", ["  ←/→ to switch · Esc to close", "  Enter to view · Esc to close"]
+)
+def test_a_panel_that_the_user_opened_asks_nothing(hint: str) -> None:
+    rows = ["▔" * 80, "  Hooks", "", "  ❯ All events", "    Other events", "", hint]
+    pane = screen(*rows, cursor=(3, 2))
+    assert state("claude", pane) is State.IDLE
+    running = Look(state=State.RUNNING, at=NOW)
+    assert state("claude", pane, running) is State.RUNNING
+    silent = replace(pane, activity=NOW // SECOND - 10)
+    assert state("claude", silent, running) is State.IDLE
+
+
+def test_a_list_without_numbers_or_hint_is_not_certain() -> None:
+    assert state("claude", screen("❯ one", "  two", cursor=(0, 2))) is State.IDLE
+    assert state("claude", screen("❯ 1. one", "  2. two", cursor=(0, 2))) is State.WAITING
+
+
+def test_a_shell_prompt_above_a_list_of_completions_has_lost_its_agent() -> None:
+    pane = screen("❯ git ", "  add  branch  commit", cursor=(0, 6), title="")
+    assert state("claude", replace(pane, command="zsh")) is State.DEAD
+    hinted = screen("❯ 1. run", "tab to complete", cursor=(0, 6), title="")
+    assert state("claude", replace(hinted, command="zsh")) is State.DEAD
+
+
+@pytest.mark.parametrize("command", ["claude", "sh", "bash"])
+def test_a_shell_that_is_starting_the_agent_is_not_dead(command: str) -> None:
+    blank = replace(screen("", cursor=(0, 0), title="devbox"), command=command)
+    assert state("claude", blank) is State.STARTING
+    assert state("codex", blank) is State.STARTING
+
+
+# Work that has no interrupt hint
+
+
+@pytest.mark.parametrize("sign", ["•", "◦"])
+def test_a_codex_that_reconnects_is_at_work(sign: str) -> None:
+    row = f"{sign} Reconnecting... waiting for network (2s • esc to interrupt)"
+    rows = ["› hello", "", row, "  └ Connection failed", "", "› ", "", "  gpt-5 default"]
+    pane = replace(screen(*rows, cursor=(5, 2), title="devbox"), command="codex")
+    assert state("codex", pane) is State.RUNNING
+
+
+def test_work_goes_on_for_a_while_when_typing_hides_its_mark() -> None:
+    _, look = read("claude", prompt("● Here", footer="  ⏸ · esc to interrupt"), None, NOW)
+    typed = prompt("● Here", typed="text")
+    assert state("claude", typed, look, NOW + HOLD_NS) is State.RUNNING
+    _, look = read("claude", typed, look, NOW + HOLD_NS)
+    assert state("claude", typed, look, NOW + HOLD_NS + SECOND) is State.IDLE
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "✻ Musing…",
+        "· Working… (5s · ↓ 20 tokens)",
+        "* API error · retrying in 9s · attempt 5/10",
+        "✻ Waiting for 2 background agents to finish",
+    ],
+)
+def test_a_status_line_at_the_end_is_work(row: str) -> None:
+    pane = prompt("● Done.", row, "  ⎿ \xa0Tip: Use /theme", typed="text")
+    assert state("claude", pane) is State.RUNNING
+    later = prompt(row, "● Done.", "✻ Baked for 1s · done 1:18 AM", typed="text")
+    assert state("claude", later) is State.IDLE
+
+
+def test_sub_agents_listed_below_the_box_are_work() -> None:
+    done = ["● Done.", "✻ Baked for 1s · done 1:18 AM"]
+    agents = [
+        "  ⏸ manual mode on",
+        "",
+        "  ● main",
+        "  ◯ general-purpose  find esc to interrupt   3s",
+    ]
+    assert state("claude", prompt(*done, footer="\n".join(agents))) is State.RUNNING
+
+
+def test_an_answer_whose_first_line_has_scrolled_away_is_open() -> None:
+    assert state("claude", prompt("  and so on", "  and on", typed="text")) is State.RUNNING
+
+
+def test_a_start_screen_whose_logo_is_not_drawn_yet_is_idle() -> None:
+    pane = prompt(
+        "           Claude Code v2.1.330", "           Opus 5.5", footer="  ⏸ manual mode on · ? …"
+    )
+    assert state("claude", pane) is State.IDLE
+
+
+def test_the_footer_of_one_ctrl_c_hides_the_interrupt_hint() -> None:
+    pane = prompt("● Here is how", footer="  Press Ctrl-C again to exit")
+    assert state("claude", pane) is State.RUNNING
 
 
 # Where only change can tell
@@ -327,6 +507,18 @@ def test_a_dialog_caught_half_drawn_goes_on_waiting() -> None:
 
 
 # Errors
+
+
+def test_a_suggestion_to_resend_is_a_failed_turn() -> None:
+    pane = prompt("  the error has scrolled away", typed="Resend your message to try again")
+    assert state("claude", pane) is State.FAILED
+
+
+def test_a_failed_turn_stays_failed_while_nothing_moves() -> None:
+    pane = prompt("  the error has scrolled away", typed="text")
+    _, look = read("claude", pane, None, NOW)
+    failed = replace_state(look, State.FAILED)
+    assert state("claude", pane, failed, NOW + SECOND) is State.FAILED
 
 
 @pytest.mark.parametrize(
