@@ -306,6 +306,7 @@ class Daemon:
             "http": f"http://{self._http.host}:{self._http.port}",
             "started_at": self._started_at,
             "version": __version__,
+            "otlp": self._settings.otlp_endpoint,
         }
         path = state_path(self._home)
         fresh = path.with_suffix(".new")

@@ -30,6 +30,9 @@ _READY_S = 30.0
 _STOP_S = 10.0
 _COMPOSE_READY_S = 180
 
+#: Without these services the others are of no use.
+_NEEDED = ("collector", "prometheus", "alertmanager")
+
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One local process of ours. `created` is its start time as the system tells it (s)."""
@@ -315,18 +318,37 @@ def compose_environ(home: Path, settings: Settings) -> dict[str, str]:
     return environ
 
 
-def start_compose(home: Path, environ: Mapping[str, str], started: Started) -> None:
-    """`docker compose up` of the bundle; raises ServerError with what Compose said."""
-    _compose(["up", "--detach", "--wait", f"--wait-timeout={_COMPOSE_READY_S}"], environ)
-    shown = subprocess.run(
-        [*_compose_command(), "ps", "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environ},
-    ).stdout
-    started.compose = compose_addresses(shown)
+def start_compose(home: Path, environ: Mapping[str, str], started: Started) -> list[str]:
+    """`docker compose up` of the bundle; returns the services whose image cannot be had.
+
+    Raises ServerError with what Compose said, or when one of those is needed by the others.
+    """
+    services = json.loads(_compose(["config", "--format", "json"], environ))["services"]
+    missing = [
+        name for name, service in services.items() if not _have_image(name, service, environ)
+    ]
+    needed = [name for name in _NEEDED if name in missing]
+    if needed:
+        raise ServerError(f"no image is to be had for {', '.join(needed)}")
+    present = [name for name in services if name not in missing]
+    wait = ["--detach", "--wait", f"--wait-timeout={_COMPOSE_READY_S}"]
+    _compose(["up", *wait, "--pull", "never", *present], environ)
+    started.compose = compose_addresses(_compose(["ps", "--format", "json"], environ))
     save(home, started)
+    return missing
+
+
+def _have_image(name: str, service: Mapping[str, object], environ: Mapping[str, str]) -> bool:
+    """Whether a service's image is on this machine, or can be brought here."""
+    image = str(service["image"])
+    found = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
+    if found.returncode == 0:
+        return True
+    try:
+        _compose(["pull", "--quiet", name], environ)
+    except ServerError:
+        return False
+    return True
 
 
 def compose_addresses(shown: str) -> dict[str, str]:
@@ -356,13 +378,13 @@ def _compose_command() -> list[str]:
     return ["docker", "compose", "--file", str(file)]
 
 
-def _compose(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+def _compose(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Run a Compose command of the bundle; returns its stdout. Raises ServerError."""
     try:
         done = subprocess.run(
             [*_compose_command(), *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             env={**os.environ, **environ},
             check=False,
@@ -370,5 +392,6 @@ def _compose(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     except OSError as error:
         raise ServerError(f"cannot run docker compose: {error.strerror}") from error
     if done.returncode != 0:
-        said = "\n".join(done.stdout.splitlines()[-5:])
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
         raise ServerError(f"docker compose {arguments[0]} failed:\n{said}")
+    return done.stdout

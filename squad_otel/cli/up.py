@@ -47,11 +47,13 @@ def command(mode: str) -> None:
     settings = load(home)
     started = servers.load(home)
     use_compose = False
+    missing: list[str] = []
     if mode in ("auto", "compose"):
         reason = servers.compose_answers()
         if reason is None:
             try:
-                servers.start_compose(home, servers.compose_environ(home, settings), started)
+                environ = servers.compose_environ(home, settings)
+                missing = servers.start_compose(home, environ, started)
                 use_compose = True
             except ServerError as error:
                 if mode == "compose":
@@ -62,7 +64,9 @@ def command(mode: str) -> None:
     endpoint = servers.COMPOSE_OTLP if use_compose and not settings.otlp_endpoint else ""
     address = start_daemon(home, {"SQUAD_OTEL_OTLP_ENDPOINT": endpoint} if endpoint else {})
     say("daemon", f"{address}/metrics")
-    missing: list[str] = []
+    state = running(home)
+    if endpoint and state is not None and state.get("otlp") != endpoint:
+        say("daemon", "ran already and does not push: `squad-otel down`, then `up`", warn=True)
     if not use_compose and mode != "none":
         scrape = address.removeprefix("http://")
         missing = servers.start_local(home, settings, scrape, started)
@@ -72,7 +76,8 @@ def command(mode: str) -> None:
     }.items():
         say(name, url)
     for name in missing:
-        say(name, "missing: install it, or start Docker", warn=True)
+        how = "its image cannot be had" if use_compose else "install it, or start Docker"
+        say(name, f"missing: {how}", warn=True)
     if not use_compose and mode != "none":
         say("grafana", "needs Docker: then `squad-otel up` brings it", warn=True)
     _end_silence(home, settings, started)

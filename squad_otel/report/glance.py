@@ -7,7 +7,8 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -49,12 +50,12 @@ def _head(status: Status, calendar: Calendar) -> Text:
     if status.daemon is None:
         when = "nothing yet"
         if status.recorded_at is not None:
-            age = duration_text(status.made_at - status.recorded_at)
+            age = _age(status.recorded_at, status.made_at)
             when = f"{calendar.moment(status.recorded_at)}, {age} ago"
         text = Text("The daemon does not run. ", "bold yellow")
         text.append(f"This is the journal; its last record: {when}.\n")
     else:
-        age = duration_text(status.made_at - int(status.daemon["started_at"]))
+        age = _age(int(status.daemon["started_at"]), status.made_at)
         text = Text("daemon running", "green")
         text.append(f" for {age}, journal {status.journal}\n", "dim")
     if not status.sessions:
@@ -65,39 +66,56 @@ def _head(status: Status, calendar: Calendar) -> Text:
     return text.append(f": {states}")
 
 
-def _sessions(rows: Sequence[Row], now: int, width: int) -> Table:
+def _sessions(rows: Sequence[Row], now: int, width: int) -> RenderableType:
     wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("Session", overflow="ellipsis", no_wrap=True, min_width=10)
-    table.add_column("Program", overflow="ellipsis", no_wrap=True)
-    table.add_column("Repository", overflow="ellipsis", no_wrap=True, min_width=6)
+    table.add_column("Session", overflow="ellipsis", no_wrap=True, max_width=32)
     if wide:
-        table.add_column("Branch", overflow="ellipsis", no_wrap=True)
+        for title in ("Program", "Repository", "Branch"):
+            table.add_column(title, overflow="ellipsis", no_wrap=True)
     table.add_column("State", no_wrap=True)
     for title in ("For", "Active", "Commits", "Errors", "Cost"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         state = str(row["state"])
-        cells = [
+        place = [clean(str(row[name])) for name in ("program", "repository", "branch")]
+        table.add_row(
             Text(clean(str(row["session"]))),
-            Text(clean(str(row["program"]))),
-            Text(clean(str(row["repository"]))),
-            *([Text(clean(str(row["branch"])), "dim")] if wide else []),
+            *([Text(word) for word in place] if wide else []),
             Text(state, _STATE_STYLES.get(state, "")),
-            Text(_ago(row["state_since"], now)),
-            Text(_ago(row["last_activity"], now)),
+            Text(_age(row["state_since"], now)),
+            Text(_age(row["last_activity"], now)),
             *(Text(_figure(name, row[name])) for name in ("commits", "errors", "cost")),
-        ]
-        table.add_row(*cells)
-        if not wide:
-            table.add_row(Text("  " + clean(str(row["branch"])), "dim"))
-    return table
+        )
+    if wide:
+        return table
+    details = [f"  {r['program']} in {r['repository']}, {r['branch']}" for r in rows]
+    return _WithDetails(table, [clean(detail) for detail in details])
 
 
-def _ago(cell: Cell, now: int) -> str:
+class _WithDetails:
+    """A table with a dim line below each of its rows, which may run on over all columns."""
+
+    def __init__(self, table: Table, details: Sequence[str]) -> None:
+        self._table = table
+        self._details = details
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        header, *lines = console.render_lines(self._table, options, pad=False)
+        yield from (*header, Segment.line())
+        for line, detail in zip(lines, self._details, strict=True):
+            yield from (*line, Segment.line())
+            yield Text(detail, "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _age(cell: Cell, now: int) -> str:
+    """How long ago, in one or two units: `8 s`, `12 m`, `3 h 05 m`, `2 d 04 h`."""
     if not isinstance(cell, int):
         return cell_text(Unit.DURATION, None)
-    return duration_text(max(0, now - cell) // NS * NS)
+    seconds = max(0, now - cell) // NS
+    if seconds < 60:
+        return f"{seconds} s"
+    return f"{seconds // 60} m" if seconds < 3600 else duration_text(seconds * NS)
 
 
 def _figure(name: str, cell: Cell) -> str:
@@ -131,8 +149,8 @@ def _alerts(status: Status) -> list[RenderableType]:
     for alert in status.alerts:
         line = Text(f"  {clean(alert.severity)} ", _SEVERITY_STYLES.get(alert.severity, ""))
         line.append(clean(alert.name), "bold")
-        since = max(0, status.made_at - int(alert.since * NS)) // NS * NS
-        line.append(f" for {duration_text(since)}: {clean(alert.description or alert.summary)}")
+        age = _age(int(alert.since * NS), status.made_at)
+        line.append(f" for {age}: {clean(alert.description or alert.summary)}")
         lines.append(line)
     return lines
 
@@ -161,7 +179,7 @@ def sessions_view(rows: Sequence[Row], calendar: Calendar, now: int, width: int)
             *([Text(clean(str(row["branch"])))] if width >= _WIDE else []),
             Text(state, _STATE_STYLES.get(state, "")),
             Text(calendar.moment(started)),
-            Text(duration_text(max(0, until - started) // NS * NS)),
+            Text(_age(started, until)),
             *(Text(_figure(name, row[name])) for name in ("commits", "errors", "cost")),
         )
     return table
