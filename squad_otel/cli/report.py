@@ -27,7 +27,13 @@ _WIDTH = 80
 
 
 @click.command("report")
-@click.argument("kind", type=click.Choice(KINDS), metavar="[daily|weekly|monthly]")
+@click.argument(
+    "kind",
+    type=click.Choice(KINDS),
+    metavar="[daily|weekly|monthly]",
+    required=False,
+    default="weekly",
+)
 @click.option("--previous", is_flag=True, help="The day, week or month before this one.")
 @click.option(
     "--date",
@@ -76,7 +82,7 @@ def command(
     Examples:
       squad-otel report weekly
       squad-otel report monthly --previous --format html --output october.html
-      squad-otel report daily --since 90m
+      squad-otel report --since 90m
       squad-otel report weekly --source prometheus --all --format csv
     """
     home, now = home_folder(), time.time_ns()

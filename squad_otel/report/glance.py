@@ -89,8 +89,7 @@ def _sessions(rows: Sequence[Row], now: int, width: int) -> RenderableType:
         )
     if wide:
         return table
-    details = [f"  {r['program']} in {r['repository']}, {r['branch']}" for r in rows]
-    return _WithDetails(table, [clean(detail) for detail in details])
+    return _WithDetails(table, [_detail(row) for row in rows])
 
 
 class _WithDetails:
@@ -159,12 +158,12 @@ def sessions_view(rows: Sequence[Row], calendar: Calendar, now: int, width: int)
     """A list of sessions, live and ended, for a terminal."""
     if not rows:
         return Text("No session is known.")
+    wide = width >= _WIDE
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("Id", no_wrap=True, style="dim")
-    for title in ("Session", "Program", "Repository"):
-        table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=6)
-    if width >= _WIDE:
-        table.add_column("Branch", overflow="ellipsis", no_wrap=True, style="dim")
+    table.add_column("Session", overflow="ellipsis", no_wrap=True, max_width=32)
+    if wide:
+        for title in ("Id", "Program", "Repository", "Branch"):
+            table.add_column(title, overflow="ellipsis", no_wrap=True)
     table.add_column("State", no_wrap=True)
     table.add_column("Started", no_wrap=True)
     for title in ("Length", "Commits", "Errors", "Cost"):
@@ -172,17 +171,20 @@ def sessions_view(rows: Sequence[Row], calendar: Calendar, now: int, width: int)
     for row in rows:
         state, started, ended = str(row["state"]), row["started"], row["ended"]
         assert isinstance(started, int)
-        until = ended if isinstance(ended, int) else now
+        place = [clean(str(row[name])) for name in ("id", "program", "repository", "branch")]
         table.add_row(
-            Text(str(row["id"])[:6]),
-            *(Text(clean(str(row[name]))) for name in ("session", "program", "repository")),
-            *([Text(clean(str(row["branch"])))] if width >= _WIDE else []),
+            Text(clean(str(row["session"]))),
+            *([Text(word) for word in place] if wide else []),
             Text(state, _STATE_STYLES.get(state, "")),
-            Text(calendar.moment(started)),
-            Text(_age(started, until)),
+            Text(calendar.local(started).strftime("%d %b %H:%M")),
+            Text(_age(started, ended if isinstance(ended, int) else now)),
             *(Text(_figure(name, row[name])) for name in ("commits", "errors", "cost")),
         )
-    return table
+    return table if wide else _WithDetails(table, [_detail(row) for row in rows])
+
+
+def _detail(row: Row) -> str:
+    return clean(f"  {row['program']} in {row['repository']}, {row['branch']}")
 
 
 def drawn(view: RenderableType, width: int, color: bool) -> str:

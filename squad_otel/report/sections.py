@@ -173,6 +173,8 @@ _TABLES: tuple[_Table, ...] = (
     ),
 )
 
+_ANSWERS = ("tokens", "cost")
+
 _ACTIVITY = ("sessions_started", "commands", "git_operations", "errors", "tokens", "cost")
 
 _LABEL_TITLES: Mapping[str, str] = {
@@ -255,14 +257,22 @@ def _figure(name: str, reading: Reading | None) -> Cell:
 def _figures_by(
     name: str, reading: Reading, by: Sequence[str], keys: Sequence[tuple[str, ...]]
 ) -> list[Cell]:
-    """A measure's number for each of `keys`; nothing gained is 0 for a total, else no data."""
+    """A measure's number for each of `keys`; nothing gained is 0 for a total, else no data.
+
+    Tokens and cost are read of some programs only: where no answer was seen, there is no data.
+    """
     measure = MEASURES[name]
     values = evaluate_by(measure, reading, by)
-    nothing = 0 if measure.aggregate is Aggregate.TOTAL else None
+    nothing = 0 if measure.aggregate is Aggregate.TOTAL and name not in _ANSWERS else None
     if name != "cost":
         return [values.get(key, nothing) for key in keys]
     unpriced = evaluate_by(MEASURES["unpriced"], reading, by)
-    return [Cost(int(values.get(key) or 0), int(unpriced.get(key) or 0)) for key in keys]
+    return [
+        Cost(int(values.get(key) or 0), int(unpriced.get(key) or 0))
+        if key in values or key in unpriced
+        else None
+        for key in keys
+    ]
 
 
 def _section(table: _Table, reading: Reading | None) -> Section:

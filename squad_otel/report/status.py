@@ -106,7 +106,10 @@ def rows(backend: JournalBackend, sessions: Sequence[Session], now: int) -> list
             **{name: own.get(name) for name in _FIGURES},
         }
         if own:
-            cells["cost"] = Cost(own["cost"], own["unpriced"])
+            # Where no answer of a model was seen, its tokens are not known to be 0.
+            answered = own["tokens"] or own["unpriced"]
+            cells["tokens"] = own["tokens"] if answered else None
+            cells["cost"] = Cost(own["cost"], own["unpriced"]) if answered else None
         found.append(cells)
     return found
 
