@@ -39,8 +39,9 @@ def test_the_spans_of_a_day_are_the_events_that_count(tmp_path: Path) -> None:
 
 def test_there_are_as_many_git_spans_and_command_spans_as_the_counters_say(tmp_path: Path) -> None:
     found = spans_of_day(tmp_path).values()
-    series = open_reader(tmp_path).execute("SELECT metric, sum(sum) FROM series GROUP BY metric")
-    totals = dict(series.fetchall())
+    reader = open_reader(tmp_path)
+    totals = dict(reader.execute("SELECT metric, sum(sum) FROM series GROUP BY metric").fetchall())
+    reader.close()
     kinds = [one.attributes["squad.event.type"] for one in found]
     assert sum(kind.startswith("git.") for kind in kinds) == totals["squad.git.operations"] == 3
     assert kinds.count("command.executed") == totals["squad.commands"] == 5
