@@ -104,8 +104,8 @@ error type.
 
 ## Settings
 
-From defaults, `config.toml` in the home folder, and environment variables (`{ENV_PREFIX}` and the
-key in capitals); the later one wins.
+From defaults, `config.toml` in the home folder, environment variables (`{ENV_PREFIX}` and the
+key in capitals), and the flag `--set KEY=VALUE` before a command; the later one wins.
 
 {settings}
 

@@ -1,4 +1,7 @@
-"""Settings: one row a key. Defaults, a TOML file, the environment, then flags, in this order."""
+"""Settings: one row a key. Defaults, a TOML file, the environment, then flags, in this order.
+
+The flag `--set KEY=VALUE` of the command line is an environment variable for one command.
+"""
 
 from __future__ import annotations
 
@@ -110,14 +113,10 @@ ALERT_THRESHOLDS: Mapping[str, str] = {
 }
 
 
-def load(
-    home: Path,
-    environ: Mapping[str, str] = os.environ,
-    flags: Mapping[str, Value] | None = None,
-) -> Settings:
-    """Read the settings of `home`. Raises SettingsError naming key, value, what is allowed, where.
+def load(home: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of `home`.
 
-    `flags` are values from the command line by key; they win.
+    Raises SettingsError naming the key, the value, what is allowed, and where it stands.
     """
     values: dict[str, Value] = {}
     path = home / FILE_NAME
@@ -127,9 +126,8 @@ def load(
         if not name.startswith(ENV_PREFIX) or name in _NOT_SETTINGS:
             continue
         key = name.removeprefix(ENV_PREFIX).lower()
-        values[key] = _checked(key, _parsed(key, text, name), f"environment variable {name}")
-    for key, value in (flags or {}).items():
-        values[key] = _checked(key, value, f"flag --{key.replace('_', '-')}")
+        where = f"environment variable {name} (or --set)"
+        values[key] = _checked(key, _parsed(key, text, where), where)
     return Settings(**values)  # type: ignore[arg-type]  # each value was checked against its row
 
 
@@ -156,7 +154,7 @@ def _known(key: str, where: str) -> Field[Any]:
 
 def _parsed(key: str, text: str, where: str) -> Value:
     """Text from the environment as the type of the row."""
-    default = _known(key, f"environment variable {where}").default
+    default = _known(key, where).default
     try:
         if isinstance(default, int):
             return int(text)

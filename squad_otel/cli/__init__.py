@@ -49,9 +49,21 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Everything is kept in ~/.squad-otel, or where SQUAD_OTEL_HOME points.",
 )
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting, for this command and what it starts; wins over environment and file.",
+)
 @click.version_option(__version__, "-V", "--version", prog_name="squad-otel")
-def cli() -> None:
+def cli(pairs: tuple[str, ...]) -> None:
     """Watch a squad of coding agents without touching it."""
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.UsageError(f"--set takes KEY=VALUE, not {pair!r}")
+        os.environ[f"SQUAD_OTEL_{key.upper()}"] = value
 
 
 def main() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from squad_otel.errors import SettingsError
+from squad_otel.journal import Journal
 from squad_otel.settings import ALERT_THRESHOLDS, FILE_NAME, ROWS, load
 
 
@@ -15,13 +20,12 @@ def written(home: Path, text: str) -> Path:
     return home
 
 
-def test_default_file_environment_flag_in_this_order(tmp_path: Path) -> None:
+def test_default_file_environment_in_this_order(tmp_path: Path) -> None:
     assert load(tmp_path, {}).poll_interval_s == 1.0
     written(tmp_path, "poll_interval_s = 2\n")
     assert load(tmp_path, {}).poll_interval_s == 2.0
     environ = {"SQUAD_OTEL_POLL_INTERVAL_S": "3.5", "SQUAD_OTEL_HOME": "/x", "PATH": "/bin"}
     assert load(tmp_path, environ).poll_interval_s == 3.5
-    assert load(tmp_path, environ, {"poll_interval_s": 4.0}).poll_interval_s == 4.0
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,38 @@ def test_a_bad_environment_variable_is_named(tmp_path: Path) -> None:
         load(tmp_path, {"SQUAD_OTEL_NO_SUCH": "1"})
 
 
-def test_a_bad_flag_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--poll-interval-s"):
-        load(tmp_path, {}, {"poll_interval_s": -1.0})
+def test_the_flag_wins_over_the_environment_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "squad_otel",
+                *arguments,
+                "report",
+                "daily",
+                "--source",
+                "prometheus",
+            ],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "SQUAD_OTEL_HOME": str(tmp_path),
+                "SQUAD_OTEL_PROMETHEUS_URL": "http://127.0.0.1:1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    Journal(tmp_path, time.time_ns()).close()
+    assert "127.0.0.1:1" in run().stderr
+    assert "127.0.0.1:2" in run("--set", "prometheus_url=http://127.0.0.1:2").stderr
+    bad = run("--set", "http_port=many")
+    assert bad.returncode == 1
+    assert "--set" in bad.stderr
+    assert "http_port = 'many'" in bad.stderr
+    assert run("--set", "nonsense").returncode == 2
 
 
 def test_every_row_has_a_default_that_passes_its_own_check(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ def test_read_piece_by_piece_the_journal_has_the_same_sums(tmp_path: Path, seed:
     assert not batch
     journal.settle(now + 60 * NS)
     journal.close()
-    with open_reader(home) as db:
+    with closing(open_reader(home)) as db:
         sums = db.execute(
             f"SELECT {', '.join(f'sum({name})' for name in TOKENS)} FROM events "
             "WHERE type = 'tokens.used' AND state = 'live'"
