@@ -23,7 +23,7 @@ import msgspec
 
 from squad_otel.batch import Batch
 from squad_otel.errors import JournalBusyError, JournalError
-from squad_otel.events import NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
+from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
 from squad_otel.metrics import (
     LABELS,
     METRICS,
@@ -121,6 +121,19 @@ _INSERT_EVENT = (
     f"VALUES ({', '.join('?' * len(_EVENT_COLUMNS))})"
 )
 _SELECT_EVENT = f"SELECT seq, {', '.join(_EVENT_COLUMNS)} FROM events "  # noqa: S608
+
+#: By event type: the fields that are labels, and those that are sums. Types without are left out.
+_LABEL_FIELDS = {
+    row.name: found
+    for row in EVENT_TYPES.values()
+    if (found := tuple(name for name in row.fields if name in LABELS))
+}
+_SUMMED = {
+    row.name: found
+    for row in EVENT_TYPES.values()
+    if (found := tuple(name for name in row.fields if name in SUM_FIELDS))
+}
+_NO_SUMS = (None,) * len(SUM_FIELDS)
 
 _COUNTED = tuple(metric for metric in METRICS if metric.feeds)
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -627,7 +640,7 @@ class Journal:
             delta.buckets[bisect_left(series.metric.bounds, seconds)] += 1
 
     def _plan(self, event: Event, now: int) -> _Plan:
-        fields = event.fields
+        get = event.fields.get
         key = (
             event.type,
             event.program,
@@ -636,8 +649,8 @@ class Journal:
             event.error_type,
             owns_count(event),
             event.duration_ns is None,
-            tuple((name, fields[name]) for name in fields if name in LABELS),
-            tuple(name in fields for name in SUM_FIELDS),
+            *[get(name) for name in _LABEL_FIELDS.get(event.type, ())],
+            *[get(name) is None for name in _SUMMED.get(event.type, ())],
         )
         plan = self._plans.get(key)
         if plan is None:
@@ -786,6 +799,11 @@ def _event_row(
     labels: int | None,
 ) -> tuple[object, ...]:
     fields = event.fields
+    sums: tuple[FieldValue | None, ...] = _NO_SUMS
+    rest = fields
+    if event.type in _SUMMED:
+        sums = tuple([fields.get(name) for name in SUM_FIELDS])
+        rest = {name: value for name, value in fields.items() if name not in SUM_FIELDS}
     return (
         event.id,
         event.type,
@@ -804,8 +822,8 @@ def _event_row(
         event.duration_ns,
         event.success,
         event.error_type,
-        *(fields.get(name) for name in SUM_FIELDS),
-        _encode({k: v for k, v in fields.items() if k not in SUM_FIELDS}).decode(),
+        *sums,
+        _encode(rest).decode(),
     )
 
 
