@@ -81,7 +81,8 @@ def command(mode: str) -> None:
     if not use_compose and mode != "none":
         say("grafana", "needs Docker: then `squad-otel up` brings it", warn=True)
     _end_silence(home, settings, started)
-    say("alerts", _where_alerts_arrive(settings, started))
+    url = settings.alertmanager_url or started.url("alertmanager")
+    say("alerts", _where_alerts_arrive(settings, url), warn=url is None)
 
 
 def say(name: str, text: str, *, warn: bool = False) -> None:
@@ -91,10 +92,9 @@ def say(name: str, text: str, *, warn: bool = False) -> None:
     )
 
 
-def _where_alerts_arrive(settings: Settings, started: servers.Started) -> str:
-    url = settings.alertmanager_url or started.url("alertmanager")
+def _where_alerts_arrive(settings: Settings, url: str | None) -> str:
     if url is None:
-        return "nowhere: there is no Alertmanager"
+        return "arrive nowhere: there is no Alertmanager"
     if settings.notify_webhook_url:
         return f"at {settings.notify_webhook_url}, and in `squad-otel status`"
     return (

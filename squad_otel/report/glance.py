@@ -123,12 +123,12 @@ def _figure(name: str, cell: Cell) -> str:
 
 def _totals(status: Status, calendar: Calendar) -> Text:
     words = [
-        f"{_figure(name, cell)} {word}"
+        f"{_figure(name, cell)} {word}{'' if cell == 1 else 's'}"
         for name, word in (
-            ("commands", "commands"),
-            ("git_operations", "git operations"),
-            ("errors", "errors"),
-            ("tokens", "tokens"),
+            ("commands", "command"),
+            ("git_operations", "git operation"),
+            ("errors", "error"),
+            ("tokens", "token"),
         )
         if (cell := status.totals.get(name)) is not None
     ]
