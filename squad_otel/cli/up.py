@@ -81,8 +81,8 @@ def command(mode: str) -> None:
     if not use_compose and mode != "none":
         say("grafana", "needs Docker: then `squad-otel up` brings it", warn=True)
     _end_silence(home, settings, started)
-    url = settings.alertmanager_url or started.url("alertmanager")
-    say("alerts", _where_alerts_arrive(settings, url), warn=url is None)
+    receiver = settings.alertmanager_url or started.url("alertmanager")
+    say("alerts", _where_alerts_arrive(settings, receiver), warn=receiver is None)
 
 
 def say(name: str, text: str, *, warn: bool = False) -> None:
