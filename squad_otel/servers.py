@@ -245,12 +245,27 @@ def stop(server: Server) -> bool:
     if process is None:
         return False
     process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except psutil.TimeoutExpired:
+    if not ends(process, _STOP_S):
         process.kill()
-        process.wait(_STOP_S)
+        ends(process, _STOP_S)
     return True
+
+
+def ends(process: psutil.Process, timeout_s: float) -> bool:
+    """Wait until a process has ended; False when it does not in time.
+
+    One that ended and that nobody has asked after yet (a zombie) has ended: not every init is
+    quick to ask.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def free_port(wanted: int) -> int:

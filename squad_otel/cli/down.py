@@ -66,9 +66,8 @@ def stop_daemon(home: Path) -> bool:
     try:
         process = psutil.Process(pid)
         os.kill(pid, signal.SIGTERM)
-        process.wait(_STOP_S)
-    except psutil.NoSuchProcess:
-        pass
-    except psutil.TimeoutExpired:
-        raise ServerError(f"the daemon (pid {pid}) did not stop within {_STOP_S:.0f} s") from None
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return True
+    if not servers.ends(process, _STOP_S):
+        raise ServerError(f"the daemon (pid {pid}) did not stop within {_STOP_S:.0f} s")
     return True

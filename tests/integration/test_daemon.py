@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import urllib3
 
@@ -173,7 +173,6 @@ def test_up_and_down_bring_and_take_away(tmp_path: Path) -> None:
         said = stack.run("down").stdout
     assert said.count("stopped") == 3
     for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+        wait_for(lambda pid=pid: not psutil.pid_exists(pid), f"the end of {pid}")
     assert stack.run("down").stdout.split()[0:3] == ["daemon", "did", "not"]
     assert "does not run" in stack.run("status").stdout
