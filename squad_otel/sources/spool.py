@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from squad_otel.batch import Batch
+from squad_otel.commands import REDACTED, looks_secret
 from squad_otel.errors import SourceError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue
 from squad_otel.ids import digest
@@ -24,6 +25,7 @@ _MAX_POLL_BYTES = 4 << 20
 _MAX_TEXT = 200
 _MAX_DURATION_NS = 366 * 86400 * NS
 _MAX_COUNT = 10**15
+_IDENTITIES = ("revision", "ref")  # fields that name a thing of git, and look like secrets
 _SEGMENT = re.compile(r"\d{8}T\d{2}\.jsonl")
 
 
@@ -218,7 +220,9 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
         if type(value) is not kind:
             raise _SkippedError("bad_field")
         if isinstance(value, str):
-            value = _short(value)
+            value = _short(value) if name in _IDENTITIES else _without_secrets(value)
+            if name == "command":  # a shell may have written it whole
+                value = " ".join(value.split()[:2])
         elif not (0 if name in SUM_FIELDS else -_MAX_COUNT) <= value <= _MAX_COUNT:
             raise _SkippedError("bad_field")
         fields[name] = value
@@ -234,7 +238,7 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
         branch=_optional(record.branch),
         duration_ns=record.duration_ns,
         success=record.success,
-        error_type=_optional(record.error_type),
+        error_type=None if record.error_type is None else _without_secrets(record.error_type),
         fields=fields,
     )
     if record.new_session is None:
@@ -260,6 +264,11 @@ def _short(text: str) -> str:
     """Printable text of at most 200 characters; surrogates, which SQLite refuses, are replaced."""
     clean = text[:_MAX_TEXT].encode(errors="replace").decode()
     return "".join(c if c.isprintable() else " " for c in clean).strip()
+
+
+def _without_secrets(text: str) -> str:
+    """Printable text in which each word that looks like a secret is replaced."""
+    return " ".join(REDACTED if looks_secret(word) else word for word in _short(text).split())
 
 
 def _optional(text: str | None) -> str | None:

@@ -126,6 +126,19 @@ def test_fields_that_the_type_does_not_have_are_left_out(tmp_path: Path) -> None
     assert event.fields == {"command": "git push", "tool": "exec"}
 
 
+def test_what_looks_like_a_secret_is_replaced_whoever_wrote_it(tmp_path: Path) -> None:
+    token = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
+    fields = {"command": f"deploy {token} --to https://me:{token}@host", "tool": "exec"}
+    line = {"type": "command.executed", "error_type": f"denied {token}", "fields": fields}
+    sha = "0123456789abcdef0123456789abcdef01234567"
+    push = {"type": "git.push", "fields": {"revision": sha}}
+    write_raw(tmp_path, encode(line) + encode(push))
+    command, pushed = read_all(tmp_path).events
+    assert command.fields == {"command": "deploy redacted", "tool": "exec"}
+    assert command.error_type == "denied redacted"
+    assert pushed.fields == {"revision": sha}
+
+
 def test_texts_are_cut_and_cleaned(tmp_path: Path) -> None:
     write_raw(tmp_path, record(session="a\x1b[31m\n" + "b" * 10_000, repository="\ud800x"))
     (event,) = read_all(tmp_path).events
