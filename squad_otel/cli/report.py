@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from datetime import date, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import click
 
 from squad_otel import servers
+from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.errors import JournalError, QueryError
 from squad_otel.journal import journal_path
 from squad_otel.query.journal import JournalBackend
@@ -22,8 +21,6 @@ from squad_otel.report.render import FORMATS, render
 from squad_otel.report.sections import build
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
-
-_WIDTH = 80
 
 
 @click.command("report")
@@ -87,9 +84,7 @@ def command(
     """
     home, now = home_folder(), time.time_ns()
     settings = load(home)
-    calendar = Calendar(
-        ZoneInfo(settings.time_zone) if settings.time_zone else None, settings.week_start
-    )
+    calendar = calendar_of(settings)
     period = choose_period(calendar, kind, now, previous, day and day.date(), since, until)
     backend = choose_backend(home, settings, source, all_journals, now)
     try:
@@ -97,7 +92,7 @@ def command(
     finally:
         backend.close()
     if output is None:
-        click.echo(render(report, form, *_terminal()), nl=False)
+        click.echo(render(report, form, *terminal()), nl=False)
         return
     write_private(output, render(report, form))
     click.echo(f"report written to {output}", err=True)
@@ -167,11 +162,3 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise QueryError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _terminal() -> tuple[int, bool]:
-    """Width and whether colour is due: on a terminal, unless NO_COLOR is set."""
-    if not sys.stdout.isatty():
-        return _WIDTH, False
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH, not plain

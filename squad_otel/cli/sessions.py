@@ -6,7 +6,7 @@ import time
 
 import click
 
-from squad_otel.cli.status import calendar_of, terminal
+from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.query.journal import JournalBackend
 from squad_otel.report import glance, status
 from squad_otel.settings import load

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import click
 from rich.console import Console
@@ -14,15 +11,14 @@ from rich.live import Live
 
 from squad_otel import alertmanager, servers
 from squad_otel.alertmanager import Alert
+from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.daemon import running
 from squad_otel.errors import QueryError
 from squad_otel.query.journal import JournalBackend
-from squad_otel.query.periods import Calendar
 from squad_otel.report import glance, status
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
 
-_WIDTH = 80
 _WATCH_S = 2.0
 
 
@@ -97,17 +93,3 @@ def _watch(home: Path, settings: Settings) -> None:
                 time.sleep(_WATCH_S)
     except KeyboardInterrupt:
         return
-
-
-def calendar_of(settings: Settings) -> Calendar:
-    """The calendar that the settings name."""
-    zone = ZoneInfo(settings.time_zone) if settings.time_zone else None
-    return Calendar(zone, settings.week_start)
-
-
-def terminal() -> tuple[int, bool]:
-    """Width of stdout, and whether colour is due there: on a terminal, unless NO_COLOR is set."""
-    if not sys.stdout.isatty():
-        return _WIDTH, False
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH, not plain

@@ -19,6 +19,7 @@ from squad_otel.query.periods import Calendar
 from squad_otel.report.render import cell_text, harmless
 from squad_otel.report.sections import Cell, Cost
 from squad_otel.report.status import SESSION_COLUMNS, Row, Status
+from squad_otel.report.terminal import paper, written
 from squad_otel.report.text import clean, duration_text
 from squad_otel.sessions import State
 
@@ -189,20 +190,9 @@ def _detail(row: Row) -> str:
 
 def drawn(view: RenderableType, width: int, color: bool) -> str:
     """A view as text with at most `width` columns."""
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        force_terminal=color,
-        no_color=not color,
-        color_system="standard" if color else None,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+    console = paper(width, color)
     console.print(view)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip() + "\n"
+    return written(console)
 
 
 def status_json(status: Status, calendar: Calendar) -> str:

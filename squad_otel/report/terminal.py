@@ -41,18 +41,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def render(report: Report, width: int, color: bool) -> str:
     """The report as lines of at most `width` columns."""
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        force_terminal=color,
-        no_color=not color,
-        color_system="standard" if color else None,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+    console = paper(width, color)
     _header(console, report)
     _headlines(console, report)
     for insight in report.insights:
@@ -63,7 +52,29 @@ def render(report: Report, width: int, color: bool) -> str:
         console.print()
     for section in report.sections:
         _section(console, report, section, width)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).rstrip() + "\n"
+    return written(console)
+
+
+def paper(width: int, color: bool) -> Console:
+    """A console that keeps what is printed, in lines of at most `width` columns; see `written`."""
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def written(console: Console) -> str:
+    """What was printed on `paper`, without blanks at the ends of lines."""
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 
 def _header(console: Console, report: Report) -> None:
