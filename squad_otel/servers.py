@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import psutil
@@ -217,7 +218,8 @@ def alertmanager_config(shipped: str, webhook_url: str) -> str:
 def _spawn(name: str, arguments: Sequence[str], url: str, folder: Path) -> Server:
     """Start a server of its own session and wait until it says that it is ready."""
     log = folder / f"{name}.log"
-    with log.open("ab") as output:
+    output, begins = open_log(log)
+    with output:
         process = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
@@ -229,7 +231,9 @@ def _spawn(name: str, arguments: Sequence[str], url: str, folder: Path) -> Serve
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"{name} ended at once; the last lines of {log}:\n{tail(log)}")
+            raise ServerError(
+                f"{name} ended at once; the last lines of {log}:\n{tail(log, begins)}"
+            )
         if answers(f"{url}/-/ready"):
             created = psutil.Process(process.pid).create_time()
             return Server(name=name, url=url, pid=process.pid, created=created)
@@ -290,10 +294,17 @@ def answers(url: str) -> bool:
         return False
 
 
-def tail(path: Path, lines: int = 5) -> str:
-    """The last lines of a log, for an error message."""
+def open_log(path: Path) -> tuple[BinaryIO, int]:
+    """A log to append to, for its owner alone, and how long it is already."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.fdopen(fd, "ab"), os.fstat(fd).st_size
+
+
+def tail(path: Path, begins: int = 0, lines: int = 5) -> str:
+    """The last lines of a log after its first `begins` bytes, for an error message."""
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        text = path.read_bytes()[begins:].decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
     except OSError as error:
         return str(error)
 

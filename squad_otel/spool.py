@@ -93,12 +93,19 @@ def _chunks(lines: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def make_private(folder: Path) -> None:
-    """Create `folder` for its owner alone (0700). An existing one must belong to us."""
+    """Create `folder` for its owner alone (0700). An existing one must belong to us.
+
+    Raises SpoolError when that is not possible.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True)
         return
     except FileExistsError:
         pass
+    except OSError as error:
+        raise SpoolError(
+            f"cannot create {folder}: {error.strerror}; set SQUAD_OTEL_HOME to another folder"
+        ) from error
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise SpoolError(f"{folder} is not a folder: move it away or set SQUAD_OTEL_HOME")

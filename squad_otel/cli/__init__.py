@@ -77,3 +77,8 @@ def main() -> None:
         # The reader went away (`| head`): nothing to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk behind stdout, a folder that cannot be read
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"squad-otel: {where}{error.strerror or error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -12,9 +12,9 @@ import psutil
 
 from squad_otel import alertmanager, servers
 from squad_otel.daemon import running
-from squad_otel.errors import QueryError, ServerError
+from squad_otel.errors import QueryError, ServerError, SettingsError
 from squad_otel.journal import open_reader
-from squad_otel.settings import load
+from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
 
 _STOP_S = 10.0
@@ -27,7 +27,11 @@ def command() -> None:
     An Alertmanager of your own (setting alertmanager_url) is told not to call the daemon gone.
     """
     home = home_folder()
-    settings = load(home)
+    try:
+        settings = load(home)
+    except SettingsError as error:  # whatever they say, what runs can be stopped
+        click.echo(f"squad-otel: {error}", err=True)
+        settings = Settings()
     started = servers.load(home)
     state = running(home)
     if state is not None and settings.alertmanager_url:

@@ -85,7 +85,11 @@ def command(
     home, now = home_folder(), time.time_ns()
     settings = load(home)
     calendar = calendar_of(settings)
-    period = choose_period(calendar, kind, now, previous, day and day.date(), since, until)
+    try:
+        period = choose_period(calendar, kind, now, previous, day and day.date(), since, until)
+        calendar.before(period, now)
+    except (OverflowError, ValueError):  # at an edge of what a date can be
+        raise click.UsageError("that is too far from today") from None
     backend = choose_backend(home, settings, source, all_journals, now)
     try:
         report = with_insights(build(backend, calendar, period, now))

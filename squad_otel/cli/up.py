@@ -75,6 +75,13 @@ def command(mode: str) -> None:
         **{name: server.url for name, server in started.local.items() if server.process},
     }.items():
         say(name, url)
+    for name, wanted in (
+        ("prometheus", settings.prometheus_port),
+        ("alertmanager", settings.alertmanager_port),
+    ):
+        server = started.local.get(name)
+        if server is not None and wanted and not server.url.endswith(f":{wanted}"):
+            say(name, f"port {wanted} was taken, so it has another one", warn=True)
     for name in missing:
         how = "its image cannot be had" if use_compose else "install it, or start Docker"
         say(name, f"missing: {how}", warn=True)
@@ -117,7 +124,8 @@ def start_daemon(home: Path, environ: Mapping[str, str]) -> str:
     if state is not None:
         return str(state["http"])
     log = home / "daemon.log"
-    with log.open("ab") as output:
+    output, begins = servers.open_log(log)
+    with output:
         process = subprocess.Popen(
             [sys.executable, "-m", "squad_otel", "daemon", "run"],
             stdin=subprocess.DEVNULL,
@@ -134,6 +142,6 @@ def start_daemon(home: Path, environ: Mapping[str, str]) -> str:
             open_reader(home).close()
             return str(state["http"])
         if process.poll() is not None:
-            raise ServerError(f"the daemon ended at once; {log} says:\n{servers.tail(log)}")
+            raise ServerError(f"the daemon ended at once; {log} says:\n{servers.tail(log, begins)}")
         time.sleep(0.05)
     raise ServerError(f"the daemon was not ready within {_START_S:.0f} s; see {log}")

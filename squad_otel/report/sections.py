@@ -144,7 +144,7 @@ _TABLES: tuple[_Table, ...] = (
         "Session lengths",
         ("program",),
         ("sessions_ended", "session_mean", "session_p50", "session_p95"),
-        "Of the sessions that ended in the period.",
+        "Of the sessions that ended in the period. Percentiles are interpolated in buckets.",
     ),
     _Table(
         "commands",
