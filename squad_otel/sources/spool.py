@@ -136,7 +136,7 @@ class SpoolSource:
         finally:
             os.close(fd)
         whole = data.rfind(b"\n") + 1
-        if whole == 0 and len(data) >= room:  # one line larger than all that we read at once
+        if whole == 0 and len(data) >= _MAX_POLL_BYTES:  # larger than any record
             batch.skip("too_long")
             batch.offsets[name] = str(offset + len(data))
             return len(data)
