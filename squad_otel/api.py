@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from squad_otel.commands import reduce_command, reduce_command_line
+from squad_otel.commands import GIT_OPERATIONS, reduce_command, reduce_command_line
 from squad_otel.ids import current_session, digest
 from squad_otel.spool import append, encode, home_folder
 
@@ -26,7 +26,6 @@ _log = logging.getLogger("squad_otel")
 
 _MAX_QUEUE = 100_000
 _DRAIN_INTERVAL_S = 0.2
-_GIT_OPERATIONS = ("commit", "push", "pull", "branch")
 
 
 class Recorder:
@@ -182,7 +181,7 @@ def git(
     A success is counted from the repository's reflog, this call adds its duration; a failure,
     which leaves no trace in the repository, is counted here.
     """
-    if _recorder is None or operation not in _GIT_OPERATIONS:
+    if _recorder is None or operation not in GIT_OPERATIONS:
         return
     _recorder.record(
         f"git.{operation}",

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: The git operations that are told apart.
+GIT_OPERATIONS = ("commit", "push", "pull", "branch")
+
 UNKNOWN = "unknown"  # there is no program, or only the shell can tell which one
 REDACTED = "redacted"  # a program's name that looks like a secret
 NAME_LENGTH_MAX = 40  # characters

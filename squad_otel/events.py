@@ -91,8 +91,6 @@ SUM_FIELDS = (
     "cost_nusd",
 )
 
-GIT_OPERATIONS = ("commit", "push", "pull", "branch")
-
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened.

@@ -29,7 +29,6 @@ class OwnCounts:
 
     events: Counter[str] = field(default_factory=Counter)  # by source
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)  # by source, reason
-    dropped: Counter[str] = field(default_factory=Counter)  # by reason
     overflow: Counter[str] = field(default_factory=Counter)  # by label
     source_errors: Counter[str] = field(default_factory=Counter)  # by source
     export_errors: Counter[str] = field(default_factory=Counter)  # by signal
@@ -94,7 +93,6 @@ def own_samples(
     ]
     for name, label, counter in (
         ("squad.otel.events", "source", counts.events),
-        ("squad.otel.dropped", "reason", counts.dropped),
         ("squad.otel.label.overflow", "label", counts.overflow),
         ("squad.otel.source.errors", "source", counts.source_errors),
         ("squad.otel.export.errors", "signal", counts.export_errors),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from squad_otel.commands import GIT_OPERATIONS
 from squad_otel.events import Event, owns_count
 
 
@@ -243,7 +244,7 @@ METRICS: tuple[Metric, ...] = (
         ("program", "repository", "operation", "outcome"),
         tuple(
             Feed(f"git.{operation}", when="owned", labels={"operation": operation})
-            for operation in ("commit", "push", "pull", "branch")
+            for operation in GIT_OPERATIONS
         ),
     ),
     Metric(
@@ -254,7 +255,7 @@ METRICS: tuple[Metric, ...] = (
         ("program", "operation", "error_type"),
         tuple(
             Feed(f"git.{operation}", "duration_ns", labels={"operation": operation})
-            for operation in ("commit", "push", "pull", "branch")
+            for operation in GIT_OPERATIONS
         ),
         _COMMAND_BOUNDS,
         _NANO,
@@ -343,13 +344,6 @@ METRICS: tuple[Metric, ...] = (
         "{record}",
         "Input that could not be read as a record, since the daemon started.",
         ("source", "reason"),
-    ),
-    Metric(
-        "squad.otel.dropped",
-        Kind.RESETTING,
-        "{event}",
-        "Events that could not be kept, since the daemon started.",
-        ("reason",),
     ),
     Metric(
         "squad.otel.label.overflow",

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import urllib3
 
+from squad_otel.commands import GIT_OPERATIONS
 from squad_otel.demo.scenario import Truth, delivered_alert
 from squad_otel.errors import QueryError
-from squad_otel.events import GIT_OPERATIONS
 from squad_otel.journal import open_reader
 from squad_otel.metrics import BY_NAME
 from squad_otel.sessions import Session

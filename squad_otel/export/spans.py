@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from squad_otel.events import GIT_OPERATIONS, Event, owns_count
+from squad_otel.commands import GIT_OPERATIONS
+from squad_otel.events import Event, owns_count
 from squad_otel.ids import digest
 from squad_otel.journal import StoredEvent
 

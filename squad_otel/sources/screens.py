@@ -15,17 +15,16 @@ from dataclasses import dataclass
 
 import msgspec
 
+from squad_otel.events import NS
 from squad_otel.ids import digest
 from squad_otel.sessions import State
 
-_SECOND_NS = 1_000_000_000
-
 #: Output this recent is work, for a program that has no table.
-ACTIVE_NS = 3 * _SECOND_NS
+ACTIVE_NS = 3 * NS
 
 #: So long work is believed to go on when the screen has no mark for it. Answers come in bursts
 #: with pauses of a second or two between them.
-HOLD_NS = 4 * _SECOND_NS
+HOLD_NS = 4 * NS
 
 _SHELLS = {"ash", "bash", "csh", "dash", "fish", "ksh", "nu", "pwsh", "sh", "tcsh", "zsh"}
 
@@ -130,7 +129,7 @@ def read(program: str, pane: Pane, before: Look | None, now: int) -> tuple[Readi
         return _read_claude(pane, before, now)
     if program == "codex":
         reading = _read_codex(pane, before)
-    elif now - pane.activity * _SECOND_NS <= ACTIVE_NS:
+    elif now - pane.activity * NS <= ACTIVE_NS:
         reading = Reading(State.RUNNING, "output")
     else:
         reading = Reading(State.IDLE, "silence")
@@ -247,7 +246,7 @@ def _claude_unmarked(pane: Pane, rows: Sequence[str], before: Look | None, now: 
     """Neither box nor dialog: not drawn yet, half drawn, a panel, or an editor."""
     titled = _Claude.TITLE.match(pane.title)
     if before is not None and (rows or titled):
-        if before.state is State.RUNNING and now - pane.activity * _SECOND_NS > HOLD_NS:
+        if before.state is State.RUNNING and now - pane.activity * NS > HOLD_NS:
             return Reading(State.IDLE, "silence")
         if before.state in (State.RUNNING, State.IDLE, State.FAILED):
             return Reading(before.state, "kept")
