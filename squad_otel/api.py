@@ -36,6 +36,7 @@ class Recorder:
         self._home = home
         self._queue: deque[tuple[int, str, str | None, dict[str, Any]]] = deque()
         self._full = 0
+        self._lost = False
         self._renew()
 
     def _renew(self) -> None:
@@ -44,7 +45,8 @@ class Recorder:
         self._lines: list[bytes] = []
         self._token = os.urandom(8).hex()
         self._numbers = count(1)
-        self._draining = threading.Lock()
+        self._lock = threading.RLock()
+        self._draining = False
         self._wake = threading.Event()
         self._awake = False
         self._failed = False
@@ -55,6 +57,7 @@ class Recorder:
         queue = self._queue
         if len(queue) >= _MAX_QUEUE:
             self._full += 1
+            self._lost = True
             return
         queue.append((time.time_ns(), kind, self.session, values))
         if not self._awake:
@@ -81,32 +84,52 @@ class Recorder:
     def drain(self) -> bool:
         """Append what is queued to the spool; False when that failed (it is kept, and tried again).
 
-        A record that cannot be encoded is dropped.
+        A record that cannot be encoded, or is too large, is dropped and counted.
         """
-        with self._draining:
-            while self._queue:
-                at, kind, session, values = self._queue.popleft()
-                key = f"{self._token}:{next(self._numbers)}"
-                try:
-                    self._lines.append(_line(at, kind, session, values, key))
-                except Exception as error:
-                    self._full += 1
-                    self._complain(error)
-            if self._full:
-                self._lines.append(encode({"dropped": self._full, "reason": "producer"}))
-                self._full = 0
-            if not self._lines:
-                return True
-            try:
-                append(self._home, self._lines)
-            except Exception as error:
-                self._complain(error)
-                if len(self._lines) > _MAX_QUEUE:
-                    self._full += len(self._lines)
-                    self._lines.clear()
+        with self._lock:
+            if self._draining:  # a signal handler that interrupted this very function
                 return False
-            self._lines.clear()
+            self._draining = True
+            try:
+                self._encode_queue()
+                return self._append_lines()
+            finally:
+                self._draining = False
+
+    def flush(self) -> bool:
+        """Drain; False also when a record was dropped since the last flush."""
+        written = self.drain()
+        lost, self._lost = self._lost, False
+        return written and not lost
+
+    def _encode_queue(self) -> None:
+        while self._queue:
+            at, kind, session, values = self._queue.popleft()
+            key = f"{self._token}:{next(self._numbers)}"
+            try:
+                self._lines.append(_line(at, kind, session, values, key))
+            except Exception as error:
+                self._full += 1
+                self._lost = True
+                self._complain(error)
+        if self._full:
+            self._lines.append(encode({"dropped": self._full, "reason": "producer"}))
+            self._full = 0
+
+    def _append_lines(self) -> bool:
+        if not self._lines:
             return True
+        try:
+            append(self._home, self._lines)
+        except Exception as error:
+            self._complain(error)
+            if len(self._lines) > _MAX_QUEUE:
+                self._full += len(self._lines)
+                self._lost = True
+                self._lines.clear()
+            return False
+        self._lines.clear()
+        return True
 
     def _complain(self, error: Exception) -> None:
         if not self._failed:
@@ -116,11 +139,19 @@ class Recorder:
 
 def _line(at: int, kind: str, session: str | None, values: Mapping[str, Any], key: str) -> bytes:
     record = {"type": kind, "id": key, "at": at, "session": session, **values}
-    fields = record.get("fields")
-    if fields and "command" in fields:
-        text = fields["command"]
+    duration_s = record.pop("duration_s", None)
+    if duration_s is not None:
+        record["duration_ns"] = int(duration_s * 1e9)
+    if kind == "command.executed":
+        fields = record["fields"]
+        text, exit_code = fields["command"], int(fields["exit_code"])
         reduced = reduce_command_line(text) if isinstance(text, str) else reduce_command(text)
-        record["fields"] = {**fields, "command": reduced}
+        error_type = record["error_type"] or (f"exit_{exit_code}" if exit_code else None)
+        record |= {
+            "success": error_type is None,
+            "error_type": error_type,
+            "fields": {**fields, "command": reduced, "exit_code": exit_code},
+        }
     return encode(record)
 
 
@@ -161,9 +192,8 @@ def command(
     _recorder.record(
         "command.executed",
         {
-            "duration_ns": None if duration_s is None else int(duration_s * 1e9),
-            "success": exit_code == 0 and error_type is None,
-            "error_type": error_type or (f"exit_{exit_code}" if exit_code else None),
+            "duration_s": duration_s,
+            "error_type": error_type,
             "fields": {"command": command, "tool": "track", "exit_code": exit_code},
         },
     )
@@ -186,7 +216,7 @@ def git(
     _recorder.record(
         f"git.{operation}",
         {
-            "duration_ns": None if duration_s is None else int(duration_s * 1e9),
+            "duration_s": duration_s,
             "success": success,
             "error_type": error_type or (None if success else "failed"),
         },
@@ -298,5 +328,9 @@ def session(
 
 
 def flush() -> bool:
-    """Write what was recorded so far. True: all of it is acknowledged, no crash can lose it."""
-    return True if _recorder is None else _recorder.drain()
+    """Write what was recorded so far. True: all of it is acknowledged, no crash can lose it.
+
+    False: the spool could not be written (it is tried again), a record since the last flush was
+    dropped, or a signal handler asks while a flush of the same thread is under way.
+    """
+    return True if _recorder is None else _recorder.flush()

@@ -36,7 +36,10 @@ def segment_name(at_s: float) -> str:
 
 
 def encode(record: Mapping[str, object]) -> bytes:
-    """One spool line. None values are left out; what is no Unicode (a file name) becomes `?`."""
+    """One spool line. None values are left out; what is no Unicode (a file name) becomes `?`.
+
+    Raises SpoolError when the line is larger than what is written in one piece (60,000 bytes).
+    """
     body = json.dumps(
         {key: value for key, value in record.items() if value is not None},
         separators=(",", ":"),
@@ -45,7 +48,10 @@ def encode(record: Mapping[str, object]) -> bytes:
     )
     if body == "{}":
         raise SpoolError("an empty record cannot be spooled")
-    return RECORD_START + body[1:].encode(errors="replace") + b"\n"
+    line = RECORD_START + body[1:].encode(errors="replace") + b"\n"
+    if len(line) > _MAX_RECORD_BYTES:
+        raise SpoolError(f"a record of {len(line)} bytes is too large to be spooled")
+    return line
 
 
 def append(home: Path, lines: Iterable[bytes]) -> None:
@@ -81,8 +87,6 @@ def _chunks(lines: Iterable[bytes]) -> Iterable[bytes]:
     waiting: list[bytes] = []
     size = 0
     for line in lines:
-        if len(line) > _MAX_RECORD_BYTES:
-            raise SpoolError(f"a record of {len(line)} bytes is too large to be spooled")
         if size + len(line) > _MAX_RECORD_BYTES:
             yield b"".join(waiting)
             waiting, size = [], 0

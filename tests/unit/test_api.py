@@ -269,11 +269,57 @@ def test_values_that_are_no_json_are_dropped_and_counted(tmp_path: Path) -> None
 import squad_otel as s
 s.init()
 s.error(object())
+s.command("make", duration_s=float("nan"))
+s.command("make", duration_s=float("inf"))
+s.command("make", duration_s="1")
+s.command("make", exit_code="one")
+s.git("push", duration_s=float("nan"))
+s.error("x" * 100_000)
 s.prompt()
-assert s.flush()
+assert s.flush() is False
+s.prompt()
+assert s.flush() is True
 """,
         tmp_path,
     )
     batch = SpoolSource(tmp_path).poll({}, {}, NOW)
-    assert [e.type for e in batch.events] == ["prompt.sent"]
-    assert batch.skipped == {"dropped_by_producer": 1}
+    assert [e.type for e in batch.events] == ["prompt.sent", "prompt.sent"]
+    assert batch.skipped == {"dropped_by_producer": 7}
+
+
+def test_an_exit_code_may_be_a_truth_value(tmp_path: Path) -> None:
+    run(
+        """
+import squad_otel as s
+s.init()
+s.command("make", exit_code=False)
+s.command("make", exit_code=True)
+assert s.flush()
+""",
+        tmp_path,
+    )
+    events = spooled(tmp_path)
+    assert [(e.success, e.error_type) for e in events] == [(True, None), (False, "exit_1")]
+
+
+def test_a_signal_handler_may_flush_while_a_flush_is_under_way(tmp_path: Path) -> None:
+    run(
+        """
+import signal, squad_otel as s
+from squad_otel import api
+answers = []
+signal.signal(signal.SIGUSR1, lambda *_: answers.append(s.flush()))
+append = api.append
+def interrupted(home, lines):
+    signal.raise_signal(signal.SIGUSR1)
+    append(home, lines)
+api.append = interrupted
+s.init()
+s.prompt()
+while False not in answers:  # the background thread may have been faster
+    s.prompt()
+    s.flush()
+""",
+        tmp_path,
+    )
+    assert spooled(tmp_path)
