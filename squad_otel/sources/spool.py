@@ -21,10 +21,13 @@ from squad_otel.spool import RECORD_START
 #: Segments are deleted when they were read whole and not written for a day.
 KEEP_NS = 24 * 3600 * NS
 
+#: A session that a program declared and that left nothing for so long: its program was killed.
+SILENT_NS = 24 * 3600 * NS
+
 _MAX_POLL_BYTES = 4 << 20
 _MAX_TEXT = 200
 _MAX_DURATION_NS = 366 * 86400 * NS
-_MAX_COUNT = 10**15
+_MAX_COUNT = 10**12  # nine million such events add up to less than 2**63
 _IDENTITIES = ("revision", "ref")  # fields that name a thing of git, and look like secrets
 _SEGMENT = re.compile(r"\d{8}T\d{2}\.jsonl")
 
@@ -83,7 +86,8 @@ class SpoolSource:
             used = self._read(name, offset, room, sessions, now, batch)
             room -= used
             if room <= 0:
-                break
+                return batch
+        _end_the_silent(sessions, now, batch)
         return batch
 
     def close(self) -> None:
@@ -136,6 +140,11 @@ class SpoolSource:
         finally:
             os.close(fd)
         whole = data.rfind(b"\n") + 1
+        if whole == 0 and now - status.st_mtime_ns > KEEP_NS:  # torn, and nobody will complete it
+            batch.skip("torn")
+            path.unlink(missing_ok=True)
+            batch.offsets[name] = None
+            return 0
         if whole == 0 and len(data) >= _MAX_POLL_BYTES:  # larger than any record
             batch.skip("too_long")
             batch.offsets[name] = str(offset + len(data))
@@ -157,23 +166,26 @@ class SpoolSource:
         now: int,
         batch: Batch,
     ) -> None:
-        if not line:
+        start = 0 if line else -1
+        while start >= 0:
+            place = f"{position}+{start}" if start else position
+            try:
+                event, begun = read_record(line[start:], place, min(written_at, now))
+            except _SkippedError as skipped:
+                batch.skip(skipped.reason, skipped.count)
+                # A record that was torn in the middle (a full disk) runs into the next one.
+                start = line.find(RECORD_START, start + 1)
+                continue
+            known = sessions.get(event.session or "")
+            if event.type == "session.killed" and known is not None and not known.live:
+                batch.skip("already_ended")
+                return
+            batch.events.append(event)
+            if begun is not None and begun.id not in sessions:
+                batch.sessions.append(begun)
+            elif event.type == "session.killed":
+                _end(event, sessions, batch)
             return
-        try:
-            event, begun = read_record(line, position, min(written_at, now))
-        except _SkippedError as skipped:
-            batch.skip(skipped.reason, skipped.count)
-            # A record that was torn in the middle (a full disk) runs into the next one.
-            again = line.find(RECORD_START, 1)
-            if again > 0:
-                place = f"{position}+{again}"
-                self._line(line[again:], place, written_at, sessions, now, batch)
-            return
-        batch.events.append(event)
-        if begun is not None and begun.id not in sessions:
-            batch.sessions.append(begun)
-        elif event.type == "session.killed":
-            _end(event, sessions, batch)
 
 
 def _end(event: Event, sessions: Mapping[str, Session], batch: Batch) -> None:
@@ -181,14 +193,33 @@ def _end(event: Event, sessions: Mapping[str, Session], batch: Batch) -> None:
     begun = {session.id: session for session in batch.sessions}
     session = begun.get(event.session or "") or sessions.get(event.session or "")
     if session is not None and session.live and session.origin == "track":
-        ended = msgspec.structs.replace(
-            session,
-            state=State.ENDED,
-            state_since=event.occurred_at,
-            ended_at=event.occurred_at,
-            last_activity=event.occurred_at,
-        )
-        batch.sessions.append(ended)
+        batch.sessions.append(_ended(session, event.occurred_at))
+
+
+def _ended(session: Session, at: int) -> Session:
+    return msgspec.structs.replace(
+        session, state=State.ENDED, state_since=at, ended_at=at, last_activity=at
+    )
+
+
+def _end_the_silent(sessions: Mapping[str, Session], now: int, batch: Batch) -> None:
+    """End the sessions whose program cannot say so any more; when it died is not known."""
+    heard = {event.session for event in batch.events}
+    for session in sessions.values():
+        silent = session.origin == "track" and now - session.last_activity > SILENT_NS
+        if silent and session.live and not heard & {session.id, session.name}:
+            batch.events.append(
+                Event(
+                    id=f"lost:{session.id}",
+                    type="session.killed",
+                    occurred_at=now,
+                    source="spool",
+                    session=session.id,
+                    duration_ns=max(0, session.last_activity - session.started_at),
+                    fields={"reason": "lost"},
+                )
+            )
+            batch.sessions.append(_ended(session, now))
 
 
 def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Session | None]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from squad_otel.batch import Batch
 from squad_otel.errors import SpoolError
 from squad_otel.events import NS
-from squad_otel.sources.spool import KEEP_NS, SpoolSource
+from squad_otel.sources.spool import KEEP_NS, SILENT_NS, SpoolSource
 from squad_otel.spool import RECORD_START, append, encode, home_folder, segment_name
 
 NOW = 1_795_000_000 * NS
@@ -192,6 +192,78 @@ def test_an_unread_segment_is_never_deleted(tmp_path: Path) -> None:
     batch = read_all(tmp_path, {}, path.stat().st_mtime_ns + 30 * KEEP_NS)
     assert [e.id for e in batch.events] == ["old"]
     assert path.exists()
+
+
+def test_a_torn_tail_is_given_up_with_its_segment_a_day_later(tmp_path: Path) -> None:
+    torn = RECORD_START + b'"type":"pro'
+    path = write_raw(tmp_path, record(id="a") + torn)
+    offsets = {path.name: str(len(record(id="a")))}
+    written_at = path.stat().st_mtime_ns
+    assert not read_all(tmp_path, offsets, written_at + KEEP_NS)
+    assert path.exists()
+    batch = read_all(tmp_path, offsets, written_at + KEEP_NS + 1)
+    assert batch.skipped == {"torn": 1}
+    assert batch.offsets == {path.name: None}
+    assert not path.exists()
+
+
+def test_a_session_whose_program_was_killed_ends_after_a_day_of_silence(tmp_path: Path) -> None:
+    append(
+        tmp_path, [encode({"type": "session.created", "id": "a", "at": NOW, "new_session": "n"})]
+    )
+    first = read_all(tmp_path)
+    (begun,) = first.sessions
+    offsets = {name: at for name, at in first.offsets.items() if at is not None}
+    known = {begun.id: begun}
+    assert not SpoolSource(tmp_path).poll(known, offsets, NOW + SILENT_NS)
+    lost = SpoolSource(tmp_path).poll(known, offsets, NOW + SILENT_NS + 1)
+    (event,) = lost.events
+    assert (event.type, event.session) == ("session.killed", begun.id)
+    assert event.fields == {"reason": "lost"}
+    (ended,) = lost.sessions
+    assert ended.ended_at == NOW + SILENT_NS + 1
+    # It was only asleep after all: its own word comes too late to be a second end.
+    append(tmp_path, [encode({"type": "session.killed", "id": "b", "session": begun.id})])
+    late = SpoolSource(tmp_path).poll({begun.id: ended}, offsets, NOW + 2 * SILENT_NS)
+    assert not late.events
+    assert late.skipped == {"already_ended": 1}
+
+
+def test_a_silent_session_with_records_on_the_way_goes_on(tmp_path: Path) -> None:
+    append(
+        tmp_path, [encode({"type": "session.created", "id": "a", "at": NOW, "new_session": "n"})]
+    )
+    (begun,) = read_all(tmp_path).sessions
+    (segment,) = (tmp_path / "spool").iterdir()
+    offsets = {segment.name: str(segment.stat().st_size)}
+    append(tmp_path, [encode({"type": "prompt.sent", "id": "c", "session": "n"})])
+    batch = SpoolSource(tmp_path).poll({begun.id: begun}, offsets, NOW + 2 * SILENT_NS)
+    assert [event.type for event in batch.events] == ["prompt.sent"]
+
+
+def test_a_record_is_not_cut_where_the_room_of_a_look_ends(tmp_path: Path) -> None:
+    # Two segments: what the first leaves of a look's 4 MiB ends within a record of the second.
+    (tmp_path / "spool").mkdir()
+    size = len(record(id="0000000", error_type="x" * 150))
+    count = (4 << 20) // size
+    lines = [record(id=f"{n:07}", error_type="x" * 150) for n in range(2 * count)]
+    (tmp_path / "spool" / "20261118T06.jsonl").write_bytes(b"".join(lines[: count - 1]))
+    (tmp_path / "spool" / "20261118T07.jsonl").write_bytes(b"".join(lines[count - 1 :]))
+    offsets: dict[str, str] = {}
+    ids: list[str] = []
+    for _ in range(6):
+        batch = read_all(tmp_path, offsets)
+        assert not batch.skipped
+        offsets.update({name: at for name, at in batch.offsets.items() if at is not None})
+        ids += [event.id for event in batch.events]
+    assert ids == [f"{n:07}" for n in range(2 * count)]
+
+
+def test_a_line_of_many_torn_records_is_skipped_piece_by_piece(tmp_path: Path) -> None:
+    write_raw(tmp_path, RECORD_START * 5000 + record(id="a")[len(RECORD_START) :] + record(id="b"))
+    batch = read_all(tmp_path)
+    assert [event.id for event in batch.events] == ["a", "b"]
+    assert batch.skipped == {"undecodable": 4999}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
