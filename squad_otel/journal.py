@@ -15,7 +15,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -225,6 +225,7 @@ class Journal:
         a journal of ours, is newer than this program, or cannot be opened.
         """
         self._mutex = threading.RLock()
+        self._stale = False
         make_private(home)
         # Somebody who asks whether a writer runs holds the lock for an instant.
         self._lock_fd: int | None = _lock(home / "writer.lock", attempts=10)
@@ -336,7 +337,8 @@ class Journal:
             count, tokens, cost = self._db.execute(
                 "SELECT count(*), sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0) "
                 "+ coalesce(cache_read_tokens, 0) + coalesce(cache_creation_tokens, 0)), "
-                "sum(cost_nusd) FROM events WHERE session = ? AND type = 'tokens.used'",
+                "sum(cost_nusd) FROM events "
+                "WHERE session = ? AND type = 'tokens.used' AND state = 'live'",
                 (session,),
             ).fetchone()
         return (int(tokens), cost) if count else None
@@ -379,19 +381,29 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._stale:
+            self._reload_after_failure()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
         except BaseException as error:
-            # What is in memory may be ahead of the file now: read it again.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._reload()
+            # What is in memory may be ahead of the file now: read it again, before anything else.
+            self._stale = True
+            with suppress(JournalError):
+                self._reload_after_failure()
             if isinstance(error, sqlite3.Error):
                 raise JournalError(f"cannot write the journal {self._path}: {error}") from error
             raise
         self._commit_memory()
+
+    def _reload_after_failure(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._reload()
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot read the journal {self._path}: {error}") from error
 
     def _reload(self) -> None:
         db = self._db
@@ -439,7 +451,11 @@ class Journal:
             db.execute("SELECT coalesce(max(folded), 0) FROM events").fetchone()[0]
         )
         self._plans: dict[tuple[object, ...], _Plan] = {}
+        self._ids_by_name: dict[str, set[str]] = {}
+        for session in self._sessions.values():
+            self._ids_by_name.setdefault(session.name, set()).add(session.id)
         self._forget_changes()
+        self._stale = False
 
     def _forget_changes(self) -> None:
         self._deltas: dict[tuple[str, tuple[str, ...]], _Delta] = {}
@@ -476,6 +492,7 @@ class Journal:
     def _store_sessions(self, sessions: Iterable[Session]) -> None:
         for session in sessions:
             self._new_sessions[session.id] = session
+            self._ids_by_name.setdefault(session.name, set()).add(session.id)
 
     def _store_offset(self, source: str, name: str, value: str | None) -> None:
         self._new_offsets.append((source, name, value))
@@ -564,7 +581,8 @@ class Journal:
 
     def _by_name(self, name: str) -> Session | None:
         """The session with this name: a live one first, else the one that began last."""
-        matches = [s for s in {**self._sessions, **self._new_sessions}.values() if s.name == name]
+        found = [self._session(key) for key in self._ids_by_name.get(name, ())]
+        matches = [session for session in found if session is not None and session.name == name]
         return max(matches, key=lambda s: (s.live, s.started_at), default=None)
 
     def _settle(self, now: int) -> None:
@@ -870,8 +888,9 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     try:
         if writable:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA busy_timeout = 10000")
+        # Somebody who holds the file locked may delay the daemon's end by as much.
+        wait_s = 0.5 if writable else 10
+        db = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
     except (sqlite3.Error, OSError) as error:
         raise JournalError(f"cannot open the journal {path}: {error}") from error
     return db

@@ -107,6 +107,60 @@ def test_events_offsets_and_sessions_are_stored_together_or_not_at_all(
     reopened.close()
 
 
+def test_a_file_that_cannot_be_read_again_after_a_failed_commit_doubles_nothing(
+    journal: Journal,
+) -> None:
+    # The disk fails for a while: at the commit, and at the reading that follows it.
+    def refuse(action: int, first: str | None, *_: object) -> int:
+        commit = action == sqlite3.SQLITE_TRANSACTION and first == "COMMIT"
+        read = action == sqlite3.SQLITE_READ and first == "sessions"
+        return sqlite3.SQLITE_DENY if commit or read else sqlite3.SQLITE_OK
+
+    batch = Batch(events=[command("a", session=None)])
+    journal._db.set_authorizer(refuse)
+    with pytest.raises(JournalError):
+        journal.append("exec", batch, T0)
+    with pytest.raises(JournalError):
+        journal.append("exec", batch, T0)
+    journal._db.set_authorizer(None)
+    journal.append("exec", batch, T0)
+    assert values(journal, "squad.commands") == {("unknown", "unknown", "exec", "ok"): 1}
+
+
+def test_the_writer_waits_half_a_second_for_a_lock_and_readers_longer(
+    journal: Journal, tmp_path: Path
+) -> None:
+    # A daemon must end within 2 s, whoever holds the file.
+    assert journal._db.execute("PRAGMA busy_timeout").fetchone() == (500,)
+    reader = open_reader(tmp_path)
+    assert reader.execute("PRAGMA busy_timeout").fetchone() == (10_000,)
+    reader.close()
+
+
+def test_of_sessions_with_the_same_name_the_live_one_is_meant(journal: Journal) -> None:
+    ended = msgspec.structs.replace(session("s1"), ended_at=T0)
+    journal.append("a", Batch(sessions=[ended, session("s2", repository="blog")]), T0)
+    journal.append("a", Batch(events=[command("c", session="alpha")]), T0)
+    assert values(journal, "squad.commands") == {("claude", "blog", "exec", "ok"): 1}
+    journal.append("a", Batch(sessions=[session("s2", "renamed", "blog")]), T0)
+    journal.append("a", Batch(events=[command("d", session="alpha")]), T0)
+    journal.append("a", Batch(events=[command("e", session="renamed")]), T0)
+    assert values(journal, "squad.commands") == {
+        ("claude", "blog", "exec", "ok"): 2,
+        ("claude", "shop", "exec", "ok"): 1,
+    }
+
+
+def test_what_a_session_used_is_what_was_counted(journal: Journal) -> None:
+    journal.append("a", Batch(sessions=[session()]), T0)
+    assert journal.usage("s1") is None
+    later = T0 + 60 * NS
+    journal.append("a", Batch(events=[tokens("t", input_tokens=5, settles_at=later)]), T0)
+    assert journal.usage("s1") is None
+    journal.settle(later)
+    assert journal.usage("s1") == (5, None)
+
+
 def test_a_better_copy_adds_only_the_difference(journal: Journal) -> None:
     journal.append(
         "claude",
