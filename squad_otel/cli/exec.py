@@ -73,9 +73,13 @@ def _run(command_line: tuple[str, ...]) -> tuple[int, str | None]:
         else:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    # Not SIG_IGN, which the child would inherit: a handler is reset by its exec.
-    before |= {number: signal.signal(number, lambda *_: None) for number in _KEYBOARD}
+    # What is ignored (nohup) stays so, and the child inherits it.
+    mine = [n for n in (*_FORWARDED, *_KEYBOARD) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {
+        # Not SIG_IGN, which the child would inherit: a handler is reset by its exec.
+        number: signal.signal(number, forward if number in _FORWARDED else lambda *_: None)
+        for number in mine
+    }
     try:
         try:
             child = subprocess.Popen(command_line)
@@ -92,8 +96,16 @@ def _run(command_line: tuple[str, ...]) -> tuple[int, str | None]:
         for number, action in before.items():
             signal.signal(number, action)
     if code < 0:
-        return code, f"signal_{signal.Signals(-code).name}"
+        return code, f"signal_{_signal_name(-code)}"
     return code, f"exit_{code}" if code else None
+
+
+def _signal_name(number: int) -> str:
+    """`SIGTERM`; the number of one that has no name, as most real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _records(

@@ -149,3 +149,26 @@ def test_what_cannot_be_recorded_is_said_and_changes_nothing(
     )
     assert done.returncode == 3
     assert "not recorded" in done.stderr
+
+
+def test_a_signal_without_a_name_is_recorded_by_its_number(environ: dict[str, str]) -> None:
+    number = signal.SIGRTMIN + 3
+    done = subprocess.run(
+        [*EXEC, "sh", "-c", f"kill -{number} $$"], env=environ, capture_output=True, check=False
+    )
+    assert done.returncode == -number
+    (event,) = spooled(environ)
+    assert event.error_type == f"signal_{number}"
+
+
+def test_what_is_ignored_stays_ignored(environ: dict[str, str]) -> None:
+    # As under nohup: neither we nor the child die of a hang-up.
+    done = subprocess.run(
+        [*EXEC, "sh", "-c", "kill -HUP $PPID; kill -HUP $$; sleep 0.2; echo alive"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n")
