@@ -149,6 +149,17 @@ _WRAPPERS = {
     "unbuffer": ("", 0),
 }
 
+#: Programs that fetch a package and start what is in it: their options that take a value.
+_RUNNERS = {
+    "bunx": "-p --package",
+    "npx": "-p --package -c --call -w --workspace",
+    "pnpx": "-p --package",
+    "uvx": "-p -c -w --from --with --python --index --constraints --env-file",
+}
+
+#: Packages whose agent has another name.
+_AGENT_PACKAGES = {"claude-code": "claude", "gemini-cli": "gemini", "aider-chat": "aider"}
+
 #: What a shell line often does before its real command.
 _PREPARATIONS = frozenset(
     (
@@ -232,6 +243,23 @@ def reduce_command_line(text: str) -> str:
         if words[0] not in _PREPARATIONS and not _is_assignment(words[-1:]):
             return reduced
     return first or UNKNOWN
+
+
+def agent_name(line: str) -> str:
+    """The agent's short name in a shell command: `env A=b /opt/claude --resume` is `claude`.
+
+    What starts it (`nice -n 10`, `npx -y`, `python -m`) is stepped over, and a package has the
+    name of its agent: `npx @anthropic-ai/claude-code@latest` is `claude` too.
+    """
+    commands = _split_commands(line)
+    words = _unwrapped(commands[0]) if commands else ()
+    name = _program(words[0]) if words else UNKNOWN
+    if name in _RUNNERS:
+        package = _inner(words, _RUNNERS[name], 0)[:1]
+        name = _program(package[0].removeprefix("@").partition("@")[0]) if package else name
+    elif name.startswith("python") and words[1:2] == ["-m"] and len(words) > 2:
+        name = _program(words[2])
+    return _AGENT_PACKAGES.get(name, name)
 
 
 def git_operation(argv: Sequence[str]) -> str | None:

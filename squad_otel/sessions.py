@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 
 import msgspec
@@ -62,21 +61,3 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """The value of the metric label `session`: the name, cut, and a short hash."""
         return f"{self.name[:32]}-{self.id[:6]}"
-
-
-#: Programs that only start another one; what follows them is the agent.
-_LAUNCHERS = {"env", "exec", "nice", "nohup", "command", "time", "npx", "uvx", "bunx", "sudo"}
-
-
-def program_name(command: str) -> str:
-    """The agent's short name in a shell command: `env A=b /opt/claude --resume` is `claude`."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # an unclosed quote
-        words = command.split()
-    for word in words:
-        name = word.rsplit("/", 1)[-1]
-        if name in _LAUNCHERS or word.startswith("-") or "=" in word:
-            continue
-        return name or "unknown"
-    return "unknown"

@@ -17,10 +17,11 @@ import msgspec
 import psutil
 
 from squad_otel.batch import Batch
+from squad_otel.commands import agent_name
 from squad_otel.errors import SourceError
 from squad_otel.events import NS, Event, FieldValue
 from squad_otel.ids import session_id
-from squad_otel.sessions import Session, State, program_name
+from squad_otel.sessions import Session, State
 from squad_otel.sources import screens, tmux
 
 NAME = "claude_squad"
@@ -152,7 +153,7 @@ def _instance(entry: msgspec.Raw) -> Instance | None:
     return Instance(
         id=identity,
         name=plain_text(raw.title) or plain_text(Path(worktree).name),
-        program=plain_text(program_name(raw.program)),
+        program=plain_text(agent_name(raw.program)),
         repository=plain_text(Path(repository_path).name) or "unknown",
         branch=plain_text(raw.worktree.branch_name),
         worktree=worktree,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from squad_otel import commands
 from squad_otel.commands import (
     NAME_LENGTH_MAX,
+    agent_name,
     git_operation,
     looks_secret,
     reduce_command,
@@ -302,3 +303,31 @@ def test_the_import_is_cheap() -> None:
     loaded = set(done.stdout.split())
     assert "commands" in loaded
     assert not loaded & {"re", "shlex", "dataclasses", "enum", "typing", "msgspec"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("claude", "claude"),
+        ("claude --dangerously-skip-permissions", "claude"),
+        ("/opt/bin/claude --resume", "claude"),
+        ("env -i A=b claude", "claude"),
+        ("env -u FOO claude", "claude"),
+        ("FOO=1 codex --full-auto", "codex"),
+        ("nice -n 10 claude", "claude"),
+        ("sudo -u dev claude", "claude"),
+        ("timeout 5h claude", "claude"),
+        ("npx -y @anthropic-ai/claude-code", "claude"),
+        ("npx @anthropic-ai/claude-code@2.1 --resume", "claude"),
+        ("bunx @openai/codex", "codex"),
+        ("npx @google/gemini-cli@latest", "gemini"),
+        ("uvx --from aider-chat aider", "aider"),
+        ("python -m aider --model x", "aider"),
+        ("aider --model 'ollama_chat/gemma3:1b'", "aider"),
+        ("/path with 'an open quote", "path"),
+        ("", "unknown"),
+        ("npx", "npx"),
+    ],
+)
+def test_the_agent_of_a_shell_command(line: str, expected: str) -> None:
+    assert agent_name(line) == expected
