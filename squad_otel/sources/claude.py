@@ -17,7 +17,6 @@ from typing import Annotated, BinaryIO
 import msgspec
 
 from squad_otel.batch import Batch
-from squad_otel.errors import SourceError
 from squad_otel.events import NS, Event, FieldValue
 from squad_otel.ids import digest
 from squad_otel.prices import Prices, Usage
@@ -303,7 +302,7 @@ class ClaudeSource:
             if not session.worktree:
                 continue
             place = _Place.of(session)
-            for path in self._transcripts(place):
+            for path in self._transcripts(place, batch):
                 if left > 0:
                     left -= self._read(path, place, look)
         self._quiet = look.quiet
@@ -318,35 +317,32 @@ class ClaudeSource:
 
     # -- which files --------------------------------------------------------------------------
 
-    def _transcripts(self, place: _Place) -> Iterator[Path]:
+    def _transcripts(self, place: _Place, batch: Batch) -> Iterator[Path]:
         """The transcripts of a worktree, sub-agents' after the others."""
-        try:
-            for folder in self._folders(place):
-                transcripts, agents = _listing(folder)
-                yield from transcripts
-                for path in agents:
-                    yield from _listing(path / "subagents")[0]
-        except OSError as error:
-            raise SourceError(f"cannot look for Claude Code's transcripts: {error}") from error
+        for folder in self._folders(place, batch):
+            transcripts, agents = _listing(folder, batch)
+            yield from transcripts
+            for path in agents:
+                yield from _listing(path / "subagents", batch)[0]
 
-    def _folders(self, place: _Place) -> Iterator[Path]:
+    def _folders(self, place: _Place, batch: Batch) -> Iterator[Path]:
         for root in self._roots:
             for name in map(folder_name, place.paths):
                 if len(name) <= _MAX_NAME:
                     yield root / name
-                elif root.is_dir():
+                else:
                     start = name[:_MAX_NAME]
-                    yield from sorted(p for p in root.iterdir() if p.name.startswith(start))
+                    yield from (p for p in _listing(root, batch)[1] if p.name.startswith(start))
 
     def _sweep(self, offsets: Mapping[str, str], batch: Batch, now: int) -> None:
         """Once an hour, forget how far files were read that do not exist any more."""
         if self._swept_at is not None and 0 <= now - self._swept_at < _SWEEP_NS:
             return
         self._swept_at = now
-        roots = [root for root in self._roots if root.is_dir()]
+        roots = [root for root in self._roots if not _gone(root)]
         for name in offsets:
             path = Path(name.partition(":")[2])
-            if any(path.is_relative_to(root) for root in roots) and not path.exists():
+            if any(path.is_relative_to(root) for root in roots) and _gone(path):
                 batch.offsets[name] = None
 
     # -- one file -----------------------------------------------------------------------------
@@ -411,18 +407,37 @@ class ClaudeSource:
         )
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The transcripts in a folder and the folders in it, in the order of their names."""
+def _gone(path: Path) -> bool:
+    """Whether there is nothing at `path`; what cannot be looked at may be there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _listing(folder: Path, batch: Batch) -> tuple[list[Path], list[Path]]:
+    """The transcripts in a folder and the folders in it, in the order of their names.
+
+    A folder or an entry that cannot be looked at is skipped: the others can.
+    """
     transcripts, folders = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    folders.append(Path(entry.path))
-                elif entry.name.endswith(".jsonl") and entry.is_file():
-                    transcripts.append(Path(entry.path))
+                try:
+                    if entry.is_dir():
+                        folders.append(Path(entry.path))
+                    elif entry.name.endswith(".jsonl") and entry.is_file():
+                        transcripts.append(Path(entry.path))
+                except OSError:  # a link that leads round in a circle
+                    batch.skip("unreadable_file")
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except OSError:
+        batch.skip("unreadable_folder")
     return sorted(transcripts), sorted(folders)
 
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squad_otel.batch import Batch
-from squad_otel.errors import SourceError
 from squad_otel.events import NS, SUM_FIELDS, Event
 from squad_otel.ids import session_id
 from squad_otel.journal import Journal, open_reader
@@ -357,11 +356,15 @@ def test_a_session_that_ended_is_read_to_its_end_and_one_without_worktree_not(
     assert ids(batch) == ["cc:req:req_1"]
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_spoils_no_other(tmp_path: Path) -> None:
     (tmp_path / "projects").mkdir()
     (tmp_path / "projects" / "-w").symlink_to(tmp_path / "projects" / "-w")
-    with pytest.raises(SourceError, match="cannot look for Claude Code's transcripts"):
-        poll(tmp_path, {}, "/w")
+    folder = put(tmp_path, MAIN)
+    (folder / "round").symlink_to(folder / "round")
+    batch = poll(tmp_path, {}, "/w", WORKTREE)
+    assert {event.session for event in batch.events} == {session_id(WORKTREE)}
+    assert batch.skipped["unreadable_folder"] == 1
+    assert batch.skipped["unreadable_file"] == 1
 
 
 # -- one line ---------------------------------------------------------------------------------
