@@ -225,14 +225,22 @@ def _check_address(url: str, where: str, own: str) -> None:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
         raise SettingsError(
-            f"{where} = {url!r} is not possible: it must be a URL such as http://127.0.0.1:4318"
+            f"{where} = {without_userinfo(url)!r} is not possible: "
+            "it must be a URL such as http://127.0.0.1:4318"
         )
     port = port or (443 if parts.scheme == "https" else 80)
     if str(port) == own.rpartition(":")[2] and _is_this_machine(host):
         raise SettingsError(
-            f"{where} = {url!r} is the daemon's own address ({own}): "
+            f"{where} = {without_userinfo(url)!r} is the daemon's own address ({own}): "
             "give the address of an OTLP receiver"
         )
+
+
+def without_userinfo(url: str) -> str:
+    """A URL as it may be logged: what stands before an @ in its address is left out."""
+    scheme, mark, rest = url.partition("://")
+    address, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{address.rpartition('@')[2]}{slash}{path}" if mark else url
 
 
 def _is_this_machine(host: str) -> bool:
@@ -314,7 +322,7 @@ class _Session(requests.Session):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self._url = url
+        self._shown = without_userinfo(url)
         self._problem = ""
         # A proxy set for the outside does not lead to this machine.
         self.trust_env = not _is_this_machine(urlsplit(url).hostname or "")
@@ -327,7 +335,7 @@ class _Session(requests.Session):
     def failure(self, what: str) -> ExportError:
         """Why the last export failed."""
         reason = self._problem or _last_words.of_thread.text or "refused"
-        return ExportError(f"{what} were not accepted by {self._url}: {reason}")
+        return ExportError(f"{what} were not accepted by {self._shown}: {reason}")
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:

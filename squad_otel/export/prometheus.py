@@ -33,7 +33,10 @@ class PointCollector(Collector):
 
 def render(points: Sequence[Point], accept: str) -> tuple[bytes, str]:
     """The body and its content type for a request with the header `Accept: <accept>`."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (ValueError, IndexError, TypeError):  # a header that is none: the plain text is for everybody
+        encode, content_type = choose_encoder("")
     return encode(PointCollector(points)), content_type
 
 

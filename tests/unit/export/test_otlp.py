@@ -383,6 +383,23 @@ def test_a_failure_is_one_message_and_no_log(
     assert [record.name for record in caplog.records if record.name.startswith("opent")] == []
 
 
+def test_a_password_in_the_address_is_not_said(
+    sink: Sink, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink.stop()
+    url = sink.url.replace("http://", "http://user:pa@ss@")
+    sender = SpanSender.from_settings(url, OWN, {})
+    assert sender is not None
+    with pytest.raises(ExportError) as failed:
+        sender.step(journal)
+    sender.close()
+    assert "ss@" not in str(failed.value)
+    assert sink.url.removeprefix("http://") in str(failed.value)
+    with pytest.raises(SettingsError) as refused:
+        target("traces", "http://user:secret@127.0.0.1:9466", OWN, {})
+    assert "secret" not in str(refused.value)
+
+
 # -- where to ---------------------------------------------------------------------------------
 
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"

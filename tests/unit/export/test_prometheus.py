@@ -36,6 +36,15 @@ def day(tmp_path: Path):
     return found
 
 
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version", ";;;=", "application/openmetrics-text;version=x", "é"]
+)
+def test_a_malformed_accept_header_is_answered_too(day, accept: str) -> None:
+    body, kind = render(day, accept)
+    assert kind.startswith(("text/plain", "application/openmetrics-text"))
+    assert body
+
+
 def all_metrics():
     """A point of each metric in the table."""
     shown, samples = [], []
