@@ -90,9 +90,7 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         try:
             self._count_usage(None)
-            self._http = HttpServer(
-                settings.http_host, settings.http_port, self._render, self._health
-            )
+            self._http = HttpServer(settings.http_port, self._render, self._health)
             own = f"{self._http.host}:{self._http.port}"
             self._pusher = MetricPusher.from_settings(settings.otlp_endpoint, own)
             self._sender = SpanSender.from_settings(settings.otlp_endpoint, own)
@@ -356,7 +354,8 @@ def run_until_signal(daemon: Daemon) -> None:
         daemon.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: what is ignored stays so
+            signal.signal(number, end)
     daemon.run()
 
 

@@ -84,7 +84,10 @@ def threshold_samples(settings: Settings) -> list[Sample]:
 def own_samples(
     counts: OwnCounts, version: str, heartbeat: int, created_at: int, size_bytes: int
 ) -> list[Sample]:
-    """What the daemon says of itself. Times are UTC ns."""
+    """What the daemon says of itself. Times are UTC ns.
+
+    The counts may grow in another thread meanwhile: they are copied in one step before use.
+    """
     samples = [
         Sample("squad.otel.info", {"version": version}, 1),
         Sample("squad.otel.heartbeat.timestamp", {}, heartbeat / NS),
@@ -97,13 +100,13 @@ def own_samples(
         ("squad.otel.source.errors", "source", counts.source_errors),
         ("squad.otel.export.errors", "signal", counts.export_errors),
     ):
-        samples.extend(Sample(name, {label: key}, count) for key, count in counter.items())
+        samples.extend(Sample(name, {label: key}, count) for key, count in counter.copy().items())
     samples.extend(
         Sample("squad.otel.skipped", {"source": source, "reason": reason}, count)
-        for (source, reason), count in counts.skipped.items()
+        for (source, reason), count in counts.skipped.copy().items()
     )
     samples.extend(
         Sample("squad.otel.source.success.timestamp", {"source": source}, at / NS)
-        for source, at in counts.source_success_at.items()
+        for source, at in counts.source_success_at.copy().items()
     )
     return samples

@@ -21,14 +21,16 @@ _LOOPBACK_NAMES = {"127.0.0.1", "localhost", "[::1]"}
 class HttpServer:
     """Serves until closed. `render` and `health` are called from the server's own threads."""
 
-    def __init__(self, host: str, port: int, render: Render, health: Health) -> None:
+    host = "127.0.0.1"
+
+    def __init__(self, port: int, render: Render, health: Health) -> None:
         """Bind at once; port 0 takes a free one. Raises ServerError when the port is taken."""
         self._render = render
         self._health = health
         try:
             self._server = waitress.create_server(
                 self._application,
-                host=host,
+                host=self.host,
                 port=port,
                 threads=2,
                 ident=None,
@@ -36,10 +38,9 @@ class HttpServer:
             )
         except OSError as error:
             raise ServerError(
-                f"cannot listen on {host}:{port} ({error.strerror}): "
+                f"cannot listen on {self.host}:{port} ({error.strerror}): "
                 "set http_port, or stop what listens there"
             ) from error
-        self.host = host
         self.port = int(self._server.effective_port)
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._thread.start()

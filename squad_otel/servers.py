@@ -186,6 +186,7 @@ def _start_alertmanager(program: str, folder: Path, settings: Settings) -> Serve
     shipped = (bundle_folder() / "alertmanager" / "alertmanager.yml").read_text()
     config = folder / "alertmanager.yml"
     config.write_text(alertmanager_config(shipped, settings.notify_webhook_url))
+    config.chmod(0o600)  # a webhook's URL is a secret
     templates = folder / "templates"
     shutil.copytree(bundle_folder() / "alertmanager" / "templates", templates, dirs_exist_ok=True)
     url = f"http://127.0.0.1:{port}"
@@ -228,19 +229,22 @@ def _spawn(name: str, arguments: Sequence[str], url: str, folder: Path) -> Serve
             start_new_session=True,
             cwd=folder,
         )
-    deadline = time.monotonic() + _READY_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServerError(
-                f"{name} ended at once; the last lines of {log}:\n{tail(log, begins)}"
-            )
-        if answers(f"{url}/-/ready"):
-            created = psutil.Process(process.pid).create_time()
-            return Server(name=name, url=url, pid=process.pid, created=created)
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    raise ServerError(f"{name} was not ready within {_READY_S:.0f} s; see {log}")
+    try:
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise ServerError(
+                    f"{name} ended at once; the last lines of {log}:\n{tail(log, begins)}"
+                )
+            if answers(f"{url}/-/ready"):
+                created = psutil.Process(process.pid).create_time()
+                return Server(name=name, url=url, pid=process.pid, created=created)
+            time.sleep(0.1)
+        raise ServerError(f"{name} was not ready within {_READY_S:.0f} s; see {log}")
+    except BaseException:  # ctrl-C too: nobody would know of it
+        process.kill()
+        process.wait()
+        raise
 
 
 def stop(server: Server) -> bool:

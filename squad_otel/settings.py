@@ -53,10 +53,9 @@ class Settings:
     push_interval_s: float = _row(
         15.0, "How often metrics are pushed by OTLP.", minimum=0.5, maximum=300
     )
-    http_host: str = _row(
-        "127.0.0.1", "Address of /metrics and /healthz.", choices=("127.0.0.1", "::1", "localhost")
+    http_port: int = _row(
+        9466, "Port of /metrics and /healthz on 127.0.0.1; 0 takes a free one.", maximum=65535
     )
-    http_port: int = _row(9466, "Port of /metrics and /healthz; 0 takes a free one.", maximum=65535)
     otlp_endpoint: str = _row(
         "", "OTLP/HTTP base URL to push metrics and spans to; empty: none is pushed."
     )

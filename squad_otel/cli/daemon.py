@@ -34,9 +34,6 @@ def run() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     daemon = Daemon(home, settings, sources(home, settings, os.environ))
     logging.getLogger("squad_otel.daemon").info(
-        "journal %s, metrics at http://%s:%d/metrics",
-        daemon.journal.id,
-        settings.http_host,
-        daemon.port,
+        "journal %s, metrics at http://127.0.0.1:%d/metrics", daemon.journal.id, daemon.port
     )
     run_until_signal(daemon)

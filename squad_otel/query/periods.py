@@ -16,6 +16,7 @@ KINDS = ("daily", "weekly", "monthly")
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_NS = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH).days * 86400 * NS
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DASH = "\N{EN DASH}"
 
@@ -141,8 +142,14 @@ class Calendar:
         """A time as people write it, in UTC ns.
 
         `90m`, `24h`, `7d`, `2w` (before `now`), `now`, an ISO date (its local midnight) or an ISO
-        date and time (local, unless it has an offset). Raises QueryError.
+        date and time (local, unless it has an offset), from 1970 to 2200. Raises QueryError.
         """
+        at_ns = self._parsed(text, now)
+        if not 0 <= at_ns < _LAST_NS:
+            raise QueryError(f"{text!r} lies outside of 1970 to 2200")
+        return at_ns
+
+    def _parsed(self, text: str, now: int) -> int:
         word = text.strip()
         if word == "now":
             return now

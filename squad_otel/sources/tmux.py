@@ -90,7 +90,7 @@ class Tmux:
         self,
         environment: Mapping[str, str] | None = None,
         executable: str = "tmux",
-        timeout_s: float = 2.0,
+        timeout_s: float = 1.0,
     ) -> None:
         self._environment = dict(os.environ if environment is None else environment)
         self._executable = executable

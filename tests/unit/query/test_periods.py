@@ -144,6 +144,12 @@ def test_what_is_no_time_is_named(text: str) -> None:
         BERLIN.parse(text, LATE)
 
 
+@pytest.mark.parametrize("text", ["999999w", "1969-12-01", "0001-01-02", "9999-01-01"])
+def test_a_time_that_no_journal_reaches_is_refused(text: str) -> None:
+    with pytest.raises(QueryError, match="1970 to 2200"):
+        BERLIN.parse(text, LATE)
+
+
 def test_empty_and_future_periods_are_refused() -> None:
     now = utc("2026-11-26")
     with pytest.raises(QueryError, match="empty"):
