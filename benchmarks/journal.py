@@ -11,18 +11,20 @@ from pathlib import Path
 from squad_otel import journal as journal_module
 from squad_otel.batch import Batch
 from squad_otel.events import NS, Event
-from squad_otel.journal import Journal, journal_path
+from squad_otel.journal import Journal
+from squad_otel.schema import journal_path
 
 EVENTS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 BATCH = 1000
 T0 = 1_795_000_000 * NS
+WEEK_NS = 7 * 86400 * NS
 
 
 def event(number: int) -> Event:
-    """One of a mixed stream: commands of 20 repositories, tokens, prompts."""
+    """One of a mixed stream over a week: commands of 20 repositories, tokens, prompts."""
     common = {
         "id": f"9f8e7d6c5b4a3928:{number}",
-        "occurred_at": T0 + number * 600_000,
+        "occurred_at": T0 + number * WEEK_NS // EVENTS,
         "source": "track",
         "program": "claude" if number % 3 else "codex",
         "repository": f"repository-{number % 20}",

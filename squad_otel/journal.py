@@ -6,13 +6,10 @@ they came from change in one transaction, so that they agree whatever is killed 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
 import sqlite3
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +22,7 @@ from squad_otel.batch import Batch
 from squad_otel.errors import JournalBusyError, JournalError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
 from squad_otel.metrics import (
+    DURATION_BOUNDS_NS,
     LABELS,
     METRICS,
     OTHER,
@@ -35,11 +33,17 @@ from squad_otel.metrics import (
     increment,
     label_value,
 )
+from squad_otel.rollups import (
+    QUARTER_NS,
+    SUMS,
+    EventKind,
+    Rolled,
+    Tally,
+    kind,
+)
+from squad_otel.schema import connect, journal_path, lock, prepare
 from squad_otel.sessions import Session
 from squad_otel.spool import make_private
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x5351_4F54  # "SQOT"
 
 #: How long an event waits for its session to become known before it counts as unknown.
 SESSION_WAIT_NS = 30 * NS
@@ -47,53 +51,6 @@ SESSION_WAIT_NS = 30 * NS
 _MAX_INTEGER = 2**63 - 1
 
 _LABEL_COLUMNS = ", ".join(LABELS)
-
-_SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE label_sets (
-  id INTEGER PRIMARY KEY,
-  {", ".join(f"{name} TEXT NOT NULL" for name in LABELS)},
-  UNIQUE ({_LABEL_COLUMNS})
-);
-CREATE TABLE events (
-  seq INTEGER PRIMARY KEY,              -- order of arrival
-  id TEXT NOT NULL UNIQUE,
-  type TEXT NOT NULL,
-  occurred_at INTEGER NOT NULL,         -- UTC ns, as are all times
-  recorded_at INTEGER NOT NULL,
-  state TEXT NOT NULL,                  -- pending, live, history
-  settles_at INTEGER,                   -- while pending: when no better copy can come
-  folded INTEGER,                       -- order of folding; what cursors count
-  labels INTEGER REFERENCES label_sets (id),
-  owned INTEGER NOT NULL,
-  source TEXT NOT NULL,
-  session TEXT,
-  program TEXT, repository TEXT, branch TEXT,
-  duration_ns INTEGER, success INTEGER, error_type TEXT,
-  {", ".join(f"{name} INTEGER" for name in SUM_FIELDS)},
-  fields TEXT NOT NULL
-);
-CREATE INDEX events_by_time ON events (occurred_at);
-CREATE INDEX events_by_session ON events (session, type) WHERE session IS NOT NULL;
-CREATE UNIQUE INDEX events_by_fold ON events (folded) WHERE folded IS NOT NULL;
-CREATE INDEX events_pending ON events (seq) WHERE state = 'pending';
-CREATE TABLE series (
-  id INTEGER PRIMARY KEY,
-  metric TEXT NOT NULL,
-  labels TEXT NOT NULL,                 -- JSON object, keys in the metric's order
-  born_at INTEGER NOT NULL,
-  released_at INTEGER,                  -- NULL: still shown as 0
-  count INTEGER NOT NULL,
-  sum INTEGER NOT NULL,
-  buckets TEXT,                         -- JSON array, one count a bucket, not cumulative
-  UNIQUE (metric, labels)
-);
-CREATE TABLE sessions (id TEXT PRIMARY KEY, ended_at INTEGER, data TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE offsets (
-  source TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (source, name)
-) WITHOUT ROWID;
-CREATE TABLE cursors (name TEXT PRIMARY KEY, folded INTEGER NOT NULL) WITHOUT ROWID;
-"""
 
 _EVENT_COLUMNS = (
     "id",
@@ -136,6 +93,21 @@ _SUMMED = {
 _NO_SUMS = (None,) * len(SUM_FIELDS)
 
 _COUNTED = tuple(metric for metric in METRICS if metric.feeds)
+
+#: Where a tally holds what feeds add.
+_PLACES = {"1": 0, "duration_ns": SUMS.index("duration_ns")} | {
+    name: SUMS.index(name) for name in SUM_FIELDS
+}
+
+#: By histogram: which of its own buckets each bucket of a tally belongs to.
+_OWN_BUCKETS = {
+    metric.name: tuple(
+        [bisect_left(metric.bounds_units, bound) for bound in DURATION_BOUNDS_NS]
+        + [len(metric.bounds)]
+    )
+    for metric in _COUNTED
+    if metric.bounds
+}
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode_session = msgspec.json.Decoder(Session).decode
 _decode_fields = msgspec.json.Decoder(dict[str, FieldValue]).decode
@@ -180,7 +152,7 @@ class Appended:
     overflow: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Plan:
     """How events that look alike are folded: their label set, and each series they feed.
 
@@ -188,6 +160,7 @@ class _Plan:
     """
 
     labels: int
+    kind: EventKind
     steps: list[tuple[Series, str]]
     overflow: tuple[str, ...]
 
@@ -210,11 +183,6 @@ class StoredEvent:
     event: Event
 
 
-def journal_path(home: Path) -> Path:
-    """Where the journal of this home lies."""
-    return home / "journal.db"
-
-
 class Journal:
     """The writer. Its methods may be called from any thread; each is one transaction."""
 
@@ -228,11 +196,11 @@ class Journal:
         self._stale = False
         make_private(home)
         # Somebody who asks whether a writer runs holds the lock for an instant.
-        self._lock_fd: int | None = _lock(home / "writer.lock", attempts=10)
+        self._lock_fd: int | None = lock(home / "writer.lock", attempts=10)
         try:
-            self._db = _connect(journal_path(home), writable=True)
+            self._db = connect(journal_path(home), writable=True)
             try:
-                _prepare(self._db, journal_path(home), now)
+                prepare(self._db, journal_path(home), now)
             except BaseException:
                 self._db.close()
                 raise
@@ -334,20 +302,19 @@ class Journal:
     def usage(self, session: str) -> tuple[int, int | None] | None:
         """Tokens of all kinds and cost (nano-USD, None: unknown) of a session; None: no answer."""
         with self._mutex:
-            count, tokens, cost = self._db.execute(
-                "SELECT count(*), sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0) "
-                "+ coalesce(cache_read_tokens, 0) + coalesce(cache_creation_tokens, 0)), "
-                "sum(cost_nusd) FROM events "
-                "WHERE session = ? AND type = 'tokens.used' AND state = 'live'",
+            tokens, priced, cost = self._db.execute(
+                "SELECT sum(input_tokens + output_tokens + cache_read_tokens "
+                "+ cache_creation_tokens), sum(priced), sum(cost_nusd) FROM session_rollups "
+                "WHERE session = ? AND type = 'tokens.used'",
                 (session,),
             ).fetchone()
-        return (int(tokens), cost) if count else None
+        return None if tokens is None else (int(tokens), cost if priced else None)
 
     @staticmethod
     def locked(home: Path) -> bool:
         """Whether a writer holds the journal of `home` now."""
         try:
-            os.close(_lock(home / "writer.lock"))
+            os.close(lock(home / "writer.lock"))
         except JournalBusyError:
             return True
         except OSError:
@@ -458,6 +425,7 @@ class Journal:
         self._stale = False
 
     def _forget_changes(self) -> None:
+        self._tallies: dict[tuple[_Plan, int, str | None], Tally] = {}
         self._deltas: dict[tuple[str, tuple[str, ...]], _Delta] = {}
         self._new_sessions: dict[str, Session] = {}
         self._new_offsets: list[tuple[str, str, str | None]] = []
@@ -624,10 +592,9 @@ class Journal:
     # -- folding ------------------------------------------------------------------------------
 
     def _fold(self, event: Event, now: int) -> tuple[int, int]:
-        """Add an event to its series; returns its label set and its fold number."""
+        """Add an event to its tally; returns its label set and its fold number."""
         plan = self._plan(event, now)
-        for series, value in plan.steps:
-            self._add(series, _amount(event, value), 1)
+        self._tally(plan, event).add(event)
         for name in plan.overflow:
             self._overflow[name] = self._overflow.get(name, 0) + 1
         number = self._next_fold
@@ -636,26 +603,28 @@ class Journal:
 
     def _fold_difference(self, before: Event, after: Event, now: int) -> None:
         plan = self._plan(after, now)  # a sum that `before` had not may need a series of its own
-        for series, value in plan.steps:
-            if value in SUM_FIELDS:
-                difference = (_amount(after, value) or 0) - (_amount(before, value) or 0)
-                if difference:
-                    self._add(series, difference, 0)
+        self._tally(plan, after).add_difference(before, after)
 
-    def _add(self, series: Series, amount: int | None, count: int) -> None:
-        if amount is None:
-            return
+    def _tally(self, plan: _Plan, event: Event) -> Tally:
+        key = (plan, event.occurred_at // QUARTER_NS, event.session)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally()
+        return tally
+
+    def _add(self, series: Series, value: str, tally: Tally) -> None:
+        """Add what a tally holds of `value` to a series."""
         key = (series.metric.name, series.labels)
         delta = self._deltas.get(key)
         if delta is None:
             delta = self._deltas[key] = _Delta()
-        delta.sum += amount
-        delta.count += count
-        if series.buckets is not None:
+        delta.sum += tally.sums[_PLACES[value]]
+        delta.count += tally.sums[0]
+        if series.buckets is not None and tally.buckets is not None:
             if delta.buckets is None:
                 delta.buckets = [0] * len(series.buckets)
-            seconds = amount * series.metric.scale
-            delta.buckets[bisect_left(series.metric.bounds, seconds)] += 1
+            for own, number in zip(_OWN_BUCKETS[series.metric.name], tally.buckets, strict=True):
+                delta.buckets[own] += number
 
     def _plan(self, event: Event, now: int) -> _Plan:
         get = event.fields.get
@@ -685,7 +654,8 @@ class Journal:
             for feed in metric.feeds
             if increment(feed, event) is not None
         ]
-        return _Plan(self._label_set(tuple(bounded.values())), steps, overflow)
+        labels = self._label_set(tuple(bounded.values()))
+        return _Plan(labels, kind(event), steps, overflow)
 
     def _bounded(self, event: Event) -> tuple[dict[str, str], tuple[str, ...]]:
         """The event's value of each label within its budget, and the labels beyond it."""
@@ -737,6 +707,12 @@ class Journal:
         return series
 
     def _store_series(self) -> None:
+        rolled = Rolled()
+        for (plan, quarter, session), tally in self._tallies.items():
+            for series, value in plan.steps:
+                self._add(series, value, tally)
+            rolled.add(quarter, plan.labels, session, plan.kind, tally)
+        rolled.store(self._db)
         rows = []
         for key, delta in self._deltas.items():
             series = self._series[key]
@@ -781,15 +757,6 @@ def _carries(event: Event, name: str, constants: Mapping[str, str]) -> bool:
 def _clean_label(value: str) -> str:
     """A label value on one line, without control characters, of at most 100 characters."""
     return "".join(c if c.isprintable() else " " for c in value[:100]).strip()
-
-
-def _amount(event: Event, value: str) -> int | None:
-    if value == "1":
-        return 1
-    if value == "duration_ns":
-        return event.duration_ns
-    amount = event.fields.get(value)
-    return None if amount is None else int(amount)
 
 
 def _merge(earlier: Event, later: Event) -> Event | None:
@@ -865,93 +832,3 @@ def stored_event(row: Sequence[object]) -> StoredEvent:
     assert isinstance(seq, int)
     assert folded is None or isinstance(folded, int)
     return StoredEvent(seq, folded, FoldState(str(values["state"])), recorded_at, event)
-
-
-def _lock(path: Path, attempts: int = 1) -> int:
-    """Hold the writer's lock; the descriptor gives it back when closed, or when we die."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for attempt in range(attempts):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except OSError:
-            if attempt + 1 < attempts:
-                time.sleep(0.05)
-    os.close(fd)
-    raise JournalBusyError(
-        f"another daemon writes this journal ({path} is locked): "
-        "`squad-otel down` stops it, or set SQUAD_OTEL_HOME to another folder"
-    )
-
-
-def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    try:
-        if writable:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        # Somebody who holds the file locked may delay the daemon's end by as much.
-        wait_s = 0.5 if writable else 10
-        db = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
-    except (sqlite3.Error, OSError) as error:
-        raise JournalError(f"cannot open the journal {path}: {error}") from error
-    return db
-
-
-def _check(db: sqlite3.Connection, path: Path) -> int:
-    """The schema version of an open file; 0 for an empty one."""
-    try:
-        application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    except sqlite3.DatabaseError as error:
-        raise JournalError(
-            f"{path} is no journal or is damaged ({error}): move it away to begin a new one"
-        ) from error
-    if empty and application == 0 and version == 0:
-        return 0
-    if application != APPLICATION_ID:
-        raise JournalError(f"{path} belongs to another program: move it away")
-    if version > SCHEMA_VERSION:
-        raise JournalError(
-            f"{path} has schema version {version}, this program knows up to {SCHEMA_VERSION}: "
-            "update squad-otel"
-        )
-    return version
-
-
-def _prepare(db: sqlite3.Connection, path: Path, now: int) -> None:
-    version = _check(db, path)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
-            db.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
-                f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
-            )
-            # Reflogs have whole seconds: the journal begins with the second it was made in.
-            db.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                [("id", secrets.token_hex(4)), ("created_at", str(now - now % NS))],
-            )
-            db.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise JournalError(f"cannot write the journal {path}: {error}") from error
-
-
-def open_reader(home: Path) -> sqlite3.Connection:
-    """A connection that can only read the journal of `home`.
-
-    Raises JournalError when there is none yet, or it is not one of ours.
-    """
-    path = journal_path(home)
-    if not path.exists():
-        raise JournalError(f"no journal at {path}: `squad-otel up` begins one")
-    db = _connect(path, writable=False)
-    try:
-        if _check(db, path) == 0:
-            raise JournalError(f"the journal {path} is empty: `squad-otel up` begins it")
-        db.execute("PRAGMA query_only = ON")
-    except BaseException:
-        db.close()
-        raise
-    return db

@@ -55,19 +55,24 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A named test of an event, in Python and in SQL over the journal's `events` table."""
+    """A named test of an event: in Python, in SQL over `events`, and over roll-ups.
+
+    `rolled` is how many events of a roll-up's row pass it.
+    """
 
     holds: Callable[[Event], bool]
     sql: str
+    rolled: str
 
 
 CONDITIONS: Mapping[str, Condition] = {
-    "": Condition(lambda _event: True, "1"),
-    "owned": Condition(owns_count, "owned = 1"),
-    "failed": Condition(lambda event: event.success is False, "success = 0"),
+    "": Condition(lambda _event: True, "1", "n"),
+    "owned": Condition(owns_count, "owned = 1", "n * owned"),
+    "failed": Condition(lambda event: event.success is False, "success = 0", "n * (success = 0)"),
     "unpriced": Condition(
         lambda event: "cost_nusd" not in event.fields,
         "cost_nusd IS NULL",
+        "n - priced",
     ),
 }
 
@@ -98,6 +103,11 @@ class Metric:
     feeds: tuple[Feed, ...] = ()
     bounds: tuple[float, ...] = ()
     scale: float = 1
+
+    @property
+    def bounds_units(self) -> tuple[int, ...]:
+        """The bounds as integers of the series: the largest one that lies in each bucket."""
+        return tuple(last_inside(bound, self.scale) for bound in self.bounds)
 
     @property
     def prometheus(self) -> str:
@@ -374,6 +384,16 @@ METRICS: tuple[Metric, ...] = (
         ("signal",),
     ),
 )
+
+
+def last_inside(bound: float, scale: float) -> int:
+    """The largest integer that, times `scale`, is not above `bound`: where its bucket ends."""
+    guess = round(bound / scale)
+    return next(n for n in range(guess + 2, guess - 3, -1) if n * scale <= bound)
+
+
+#: Where the buckets of all histograms together end, in ns: all histograms are of durations.
+DURATION_BOUNDS_NS = tuple(sorted({bound for metric in METRICS for bound in metric.bounds_units}))
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 

@@ -12,13 +12,13 @@ import click
 from squad_otel import servers
 from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.errors import JournalError, QueryError
-from squad_otel.journal import journal_path
 from squad_otel.query.journal import JournalBackend
 from squad_otel.query.periods import KINDS, Calendar, Period
 from squad_otel.query.prometheus import PrometheusBackend
 from squad_otel.report.insights import with_insights
 from squad_otel.report.render import FORMATS, render
 from squad_otel.report.sections import build
+from squad_otel.schema import journal_path
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
 

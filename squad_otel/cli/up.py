@@ -14,7 +14,7 @@ import click
 from squad_otel import alertmanager, servers
 from squad_otel.daemon import running
 from squad_otel.errors import ServerError
-from squad_otel.journal import open_reader
+from squad_otel.schema import open_reader
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder, make_private
 

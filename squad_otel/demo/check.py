@@ -15,8 +15,8 @@ import urllib3
 from squad_otel.commands import GIT_OPERATIONS
 from squad_otel.demo.scenario import Truth, delivered_alert
 from squad_otel.errors import QueryError
-from squad_otel.journal import open_reader
 from squad_otel.metrics import BY_NAME
+from squad_otel.schema import open_reader
 from squad_otel.sessions import Session
 
 _KINDS = ("input", "output", "cache_read", "cache_creation")

@@ -35,7 +35,11 @@ def render(points: Sequence[Point], accept: str) -> tuple[bytes, str]:
     """The body and its content type for a request with the header `Accept: <accept>`."""
     try:
         encode, content_type = choose_encoder(accept)
-    except (ValueError, IndexError, TypeError):  # a header that is none: the plain text is for everybody
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+    ):  # a header that is none: the plain text is for everybody
         encode, content_type = choose_encoder("")
     return encode(PointCollector(points)), content_type
 

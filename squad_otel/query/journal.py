@@ -1,50 +1,58 @@
-"""The journal as a backend: measures compiled to SQL, in one pass over the events of a period."""
+"""The journal as a backend: measures compiled to SQL over its roll-ups and its events.
+
+Whole quarters of an hour are read from the roll-ups, what is left at a period's ends from events.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from squad_otel.errors import QueryError
-from squad_otel.journal import journal_path, open_reader
-from squad_otel.metrics import BY_NAME, CONDITIONS, LABELS, Feed, Metric
+from squad_otel.metrics import BY_NAME, CONDITIONS, DURATION_BOUNDS_NS, LABELS, Feed, Metric
 from squad_otel.query.measures import Gain, Reading
+from squad_otel.rollups import BUCKETS, QUARTER_NS
+from squad_otel.schema import journal_path, open_reader
 from squad_otel.sessions import Session
 
-#: What the series are split by, beside their labels, where a list of sessions is made.
+#: The label of what `by_session` reads.
 SESSION = "session"
 
 _DURATION = "duration_ns"
+
+_LabelSets = Mapping[int, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     """SQL that answers for several metrics at once, and how to read its rows.
 
-    A row is `session` (or NULL), `key`, then the columns. `key` packs label set, event type and
+    A row of `events_sql` is `key`, then the columns. `key` packs label set, event type and
     duration bucket into one integer: SQLite groups by one integer far faster than by three
-    columns. The buckets lie between `bounds_ns` and are those of all histograms together.
+    columns. A row of `rollups_sql` is label set, event type, the columns, then the buckets, which
+    lie between `bounds_ns` and are those of all histograms together.
     """
 
-    sql: str
+    events_sql: str
+    rollups_sql: str
     metrics: tuple[Metric, ...]
     types: tuple[str, ...]
     columns: tuple[str, ...]
     bounds_ns: tuple[int, ...]
 
-    @property
-    def bucket_count(self) -> int:
-        return len(self.bounds_ns) + 1
 
+def compile_sql(names: Sequence[str]) -> Statement:
+    """SQL for what the series of these metrics gain from the first to before the second parameter.
 
-def compile_sql(names: Sequence[str], by_session: bool = False) -> Statement:
-    """SQL for what the series of these metrics gain in `occurred_at >= ? AND occurred_at < ?`.
+    These are UTC ns over events, and quarters of an hour since 1970 over roll-ups.
 
     Event types, conditions and values come from the metrics' feeds.
     """
@@ -53,33 +61,86 @@ def compile_sql(names: Sequence[str], by_session: bool = False) -> Statement:
     if not feeds:
         raise QueryError(f"no events feed {', '.join(names)}")
     types = tuple(dict.fromkeys(feed.event for feed in feeds))
-    columns: dict[str, None] = {}
+    columns: dict[str, str] = {}
     for metric in metrics:
         if metric.bounds and any(feed.value != _DURATION for feed in metric.feeds):
             raise QueryError(f"{metric.name}: only durations are kept in buckets")
         for feed in metric.feeds:
-            columns[_sum(feed)] = None
+            columns[_sum(feed)] = _rolled_sum(feed)
             if metric.bounds:
-                columns[_count(feed)] = None
-    bounds_ns = tuple(sorted({last_inside(bound, m.scale) for m in metrics for bound in m.bounds}))
+                columns[_count(feed)] = "sum(timed)"
+    bounds_ns = DURATION_BOUNDS_NS if any(metric.bounds for metric in metrics) else ()
     bucket_count = len(bounds_ns) + 1
     kind = "".join(f" WHEN '{name}' THEN {i * bucket_count}" for i, name in enumerate(types))
-    sql = (
-        f"SELECT {SESSION if by_session else 'NULL'}, "  # noqa: S608 - words of our own tables
-        f"labels * {len(types) * bucket_count} + CASE type{kind} END"
+    events_sql = (
+        f"SELECT labels * {len(types) * bucket_count} + CASE type{kind} END"  # noqa: S608 - our own words
         f" + {_bucket(bounds_ns)} AS key, {', '.join(columns)} "
         "FROM events WHERE state = 'live' AND occurred_at >= ? AND occurred_at < ? "
-        f"AND ({' OR '.join(_fed(name, feeds) for name in types)}) "
-        f"{f'AND {SESSION} IS NOT NULL ' if by_session else ''}"
-        f"GROUP BY {f'{SESSION}, ' if by_session else ''}key"
+        f"AND ({' OR '.join(_fed(name, feeds) for name in types)}) GROUP BY key"
     )
-    return Statement(sql, metrics, types, tuple(columns), bounds_ns)
+    buckets = "".join(f", sum({name})" for name in BUCKETS) if bounds_ns else ""
+    rollups_sql = (
+        f"SELECT labels, type, {', '.join(columns.values())}{buckets} "  # noqa: S608 - our own words
+        "FROM rollups WHERE quarter >= ? AND quarter < ? "
+        f"AND type IN ({_quoted(types)}) GROUP BY labels, type"
+    )
+    return Statement(events_sql, rollups_sql, metrics, types, tuple(columns), bounds_ns)
 
 
-def last_inside(bound: float, scale: float) -> int:
-    """The largest integer that, times `scale`, is not above `bound`: where its bucket ends."""
-    guess = round(bound / scale)
-    return next(n for n in range(guess + 2, guess - 3, -1) if n * scale <= bound)
+@dataclass(frozen=True, slots=True)
+class SessionStatement:
+    """SQL by session: a row is its id, whether the events succeeded (1, 0, -1), the columns.
+
+    `meant` has the metric and the constant labels of each column.
+    """
+
+    events_sql: str
+    rollups_sql: str
+    meant: tuple[tuple[str, Mapping[str, str]], ...]
+
+
+def compile_session_sql(names: Sequence[str]) -> SessionStatement:
+    """As `compile_sql`, for counters: histograms are not kept by session."""
+    columns: list[str] = []
+    rolled: list[str] = []
+    meant: list[tuple[str, Mapping[str, str]]] = []
+    types: dict[str, None] = {}
+    for name in names:
+        metric = BY_NAME[name]
+        if metric.bounds or not metric.feeds:
+            raise QueryError(f"{name} is not kept by session")
+        for feed in metric.feeds:
+            condition = f"type = '{feed.event}' AND {CONDITIONS[feed.when].sql}"
+            columns.append(f"sum(CASE WHEN {condition} THEN {feed.value} END)")
+            rolled.append(f"sum(CASE WHEN type = '{feed.event}' THEN {_rolled(feed)} END)")
+            meant.append((name, feed.labels))
+            types[feed.event] = None
+    where = f"type IN ({_quoted(types)}) GROUP BY 1, 2"
+    return SessionStatement(
+        f"SELECT session, coalesce(success, -1), {', '.join(columns)} FROM events "  # noqa: S608
+        "WHERE state = 'live' AND session IS NOT NULL "
+        f"AND occurred_at >= ? AND occurred_at < ? AND {where}",
+        f"SELECT session, success, {', '.join(rolled)} FROM session_rollups "  # noqa: S608
+        f"WHERE quarter >= ? AND quarter < ? AND {where}",
+        tuple(meant),
+    )
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
+def _rolled(feed: Feed) -> str:
+    """What a feed adds, over a row of roll-ups."""
+    if feed.value == "1":
+        return CONDITIONS[feed.when].rolled
+    if feed.when:
+        raise QueryError(f"{feed.value} of {feed.event} is not rolled up apart for {feed.when}")
+    return feed.value
+
+
+def _rolled_sum(feed: Feed) -> str:
+    return f"sum({_rolled(feed)})"
 
 
 def _sum(feed: Feed) -> str:
@@ -143,6 +204,8 @@ class JournalBackend:
             self._db.close()
             raise QueryError(f"cannot read the journal {self.detail}: {error}") from error
         self.created_at = int(meta["created_at"])
+        #: Events before it (UTC ns) are pruned: only whole quarters of an hour are known there.
+        self.pruned_before = int(meta.get("pruned_before", "0"))
         self.journals: Sequence[str] = (meta["id"],)
 
     def close(self) -> None:
@@ -151,24 +214,38 @@ class JournalBackend:
     def read(
         self, metrics: Sequence[str], edges: Sequence[int], sliced: Sequence[str] = ()
     ) -> tuple[Reading | None, list[Reading | None]]:
-        """See `measures.Backend`. Each event is read once, however many slices there are."""
+        """See `measures.Backend`. Each row is read once, however many slices there are."""
         statement = compile_sql(metrics)
         whole = _Sums(statement, metrics)
         slices: list[Reading | None] = []
         for since, until in pairwise(edges):
             part = _Sums(statement, sliced)
-            rows = self._rows(statement, since, until)
-            whole.add(rows)
-            part.add(rows)
-            slices.append(self._reading(part, since, until))
-        return self._reading(whole, edges[0], edges[-1]), slices if sliced else []
+            self._sum_up(statement, self._stretch(since, until), (whole, part))
+            slices.append(self._reading(part.gains, since, until))
+        return self._reading(whole.gains, edges[0], edges[-1]), slices if sliced else []
 
     def by_session(self, metrics: Sequence[str], since: int, until: int) -> Reading | None:
-        """What these metrics gained from each session's events; the gains' label is `session`."""
-        statement = compile_sql(metrics, by_session=True)
-        sums = _Sums(statement, metrics)
-        sums.add(self._rows(statement, since, until))
-        return self._reading(sums, since, until)
+        """What these counters gained from each session: labels `session`, `outcome`, the feed's."""
+        statement = compile_session_sql(metrics)
+        stretch = self._stretch(since, until)
+        totals: Counter[tuple[str, int, int]] = Counter()
+        rows = self._fetch(statement.rollups_sql, stretch.quarters)
+        for ends in stretch.ends:
+            rows += self._fetch(statement.events_sql, ends)
+        for session, success, *values in rows:
+            for place, value in enumerate(values):
+                totals[session, success, place] += value or 0
+
+        def gains(_: object) -> dict[str, list[Gain]]:
+            found: dict[str, list[Gain]] = {name: [] for name in metrics}
+            for (session, success, place), total in totals.items():
+                name, constants = statement.meant[place]
+                outcome = "error" if success == 0 else "ok"
+                labels = {SESSION: session, "outcome": outcome, **constants}
+                found[name].append(Gain(labels, total))
+            return found
+
+        return self._reading(gains, since, until)
 
     def sessions(self, since: int, until: int) -> list[Session]:
         """The sessions that lived at some time from `since` to `until`, the latest first."""
@@ -189,20 +266,57 @@ class JournalBackend:
         found = row.fetchone()
         return None if found is None else int(found[0])
 
-    def _rows(self, statement: Statement, since: int, until: int) -> list[tuple[object, ...]]:
-        until = min(until, self._now)
-        if until <= max(since, self.created_at):
+    def _stretch(self, since: int, until: int) -> _Stretch:
+        since, until = max(since, self.created_at), min(until, self._now)
+        if since == self.created_at:  # before it there is nothing in its quarter
+            since -= since % QUARTER_NS
+        return stretch(since, until, self.pruned_before)
+
+    def _sum_up(self, statement: Statement, stretch: _Stretch, sums: Sequence[_Sums]) -> None:
+        rolled = self._fetch(statement.rollups_sql, stretch.quarters)
+        rows = [row for ends in stretch.ends for row in self._fetch(statement.events_sql, ends)]
+        for one in sums:
+            one.add_rolled(rolled)
+            one.add(rows)
+
+    def _fetch(self, sql: str, ends: tuple[int, int]) -> list[tuple[Any, ...]]:
+        if ends[0] >= ends[1]:
             return []
         try:
-            return self._db.execute(statement.sql, (since, until)).fetchall()
+            return self._db.execute(sql, ends).fetchall()
         except sqlite3.Error as error:
             raise QueryError(f"cannot read the journal {self.detail}: {error}") from error
 
-    def _reading(self, sums: _Sums, since: int, until: int) -> Reading | None:
+    def _reading(
+        self, gains: Callable[[_LabelSets], Mapping[str, Sequence[Gain]]], since: int, until: int
+    ) -> Reading | None:
         since, until = max(since, self.created_at), min(until, self._now)
+        if since < self.pruned_before and since != self.created_at:
+            since += -since % QUARTER_NS
+        if until < self.pruned_before:
+            until -= until % QUARTER_NS
         if until <= since:
             return None
-        return Reading(since, until, sums.gains(self._label_sets), wide=True)
+        return Reading(since, until, gains(self._label_sets), wide=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A period taken apart: whole quarters of an hour (from, before), and ends in UTC ns."""
+
+    quarters: tuple[int, int]
+    ends: tuple[tuple[int, int], ...]
+
+
+def stretch(since: int, until: int, pruned_before: int) -> _Stretch:
+    """Take a period apart; ends that lie before `pruned_before` are left out."""
+    first, last = -(-since // QUARTER_NS), until // QUARTER_NS
+    if first > last:
+        ends = [(since, until)]
+    else:
+        ends = [(since, first * QUARTER_NS), (last * QUARTER_NS, until)]
+    kept = tuple((a, b) for a, b in ends if pruned_before <= a < b)
+    return _Stretch((first, last), kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,46 +334,63 @@ class _Sums:
     """The rows of a statement, added up for some of its metrics."""
 
     def __init__(self, statement: Statement, names: Sequence[str]) -> None:
-        self._bucket_count = statement.bucket_count
+        self._bucket_count = len(statement.bounds_ns) + 1
+        self._types = {name: place for place, name in enumerate(statement.types)}
         self._names = names
         self._by_type: list[list[_Column]] = [[] for _ in statement.types]
         for metric in statement.metrics:
             if metric.name not in names:
                 continue
-            own = [last_inside(bound, metric.scale) for bound in metric.bounds]
+            own = metric.bounds_units
             own_bucket = (*(bisect_left(own, bound) for bound in statement.bounds_ns), len(own))
             for feed in metric.feeds:
                 total = statement.columns.index(_sum(feed))
                 count = statement.columns.index(_count(feed)) if metric.bounds else None
                 column = _Column(metric.name, feed.labels, total, count, own_bucket)
                 self._by_type[statement.types.index(feed.event)].append(column)
-        # By event type, label set, place among the type's columns, and session: total, buckets.
-        self._sums: dict[tuple[int, int, int, object], list[int]] = {}
+        # By event type, label set, place among the type's columns: total, buckets.
+        self._sums: dict[tuple[int, int, int], list[int]] = {}
 
-    def add(self, rows: Sequence[tuple[object, ...]]) -> None:
-        sums, by_type, types = self._sums, self._by_type, len(self._by_type)
-        for session, key, *values in rows:
-            rest, bucket = divmod(key, self._bucket_count)  # type: ignore[operator]  # INTEGER
-            label_set, kind = divmod(rest, types)
-            for place, column in enumerate(by_type[kind]):
+    def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows over events: one a bucket."""
+        for key, *values in rows:
+            rest, bucket = divmod(key, self._bucket_count)
+            label_set, kind = divmod(rest, len(self._by_type))
+            for place, column in enumerate(self._by_type[kind]):
                 total = values[column.total]
                 if total is None:  # none of these events has the value
                     continue
-                at = (kind, label_set, place, session)
-                found = sums.get(at)
-                if found is None:
-                    size = 1 if column.count is None else column.own_bucket[-1] + 2
-                    found = sums[at] = [0] * size
-                found[0] += total  # type: ignore[operator]  # INTEGER
+                found = self._found(kind, label_set, place, column)
+                found[0] += total
                 if column.count is not None:
-                    found[1 + column.own_bucket[bucket]] += values[column.count]  # type: ignore[operator]  # INTEGER
+                    found[1 + column.own_bucket[bucket]] += values[column.count]
 
-    def gains(self, label_sets: Mapping[int, Mapping[str, str]]) -> dict[str, list[Gain]]:
+    def add_rolled(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows over roll-ups: all buckets in one."""
+        for label_set, type_name, *values in rows:
+            kind = self._types[type_name]
+            for place, column in enumerate(self._by_type[kind]):
+                found = self._found(kind, label_set, place, column)
+                found[0] += values[column.total]
+                if column.count is not None:
+                    buckets = values[-self._bucket_count :]
+                    for own, number in zip(column.own_bucket, buckets, strict=True):
+                        found[1 + own] += number
+
+    def _found(self, kind: int, label_set: int, place: int, column: _Column) -> list[int]:
+        at = (kind, label_set, place)
+        found = self._sums.get(at)
+        if found is None:
+            size = 1 if column.count is None else column.own_bucket[-1] + 2
+            found = self._sums[at] = [0] * size
+        return found
+
+    def gains(self, label_sets: _LabelSets) -> dict[str, list[Gain]]:
+        """What each metric gained, by label set; nothing for what gained nothing."""
         gains: dict[str, list[Gain]] = {name: [] for name in self._names}
-        for (kind, label_set, place, session), (total, *buckets) in self._sums.items():
+        for (kind, label_set, place), (total, *buckets) in self._sums.items():
             column = self._by_type[kind][place]
-            labels = {**label_sets[label_set], **column.labels}
-            if session is not None:
-                labels[SESSION] = str(session)
-            gains[column.metric].append(Gain(labels, total, sum(buckets), tuple(buckets)))
+            if total or any(buckets):
+                labels = {**label_sets[label_set], **column.labels}
+                gains[column.metric].append(Gain(labels, total, sum(buckets), tuple(buckets)))
         return gains

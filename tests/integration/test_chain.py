@@ -31,8 +31,8 @@ from squad_otel.demo.check import (
 from squad_otel.demo.scenario import Scenario, Truth
 from squad_otel.demo.stage import Stage
 from squad_otel.ids import digest
-from squad_otel.journal import open_reader
 from squad_otel.metrics import BY_NAME
+from squad_otel.schema import open_reader
 from tests.otlp_sink import Sink
 from tests.stack import ROOT, free_port, get, program, wait_for
 

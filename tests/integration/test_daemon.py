@@ -13,8 +13,8 @@ import pytest
 import urllib3
 
 from squad_otel import spool
-from squad_otel.journal import open_reader
 from squad_otel.metrics import BY_NAME
+from squad_otel.schema import open_reader
 from tests.stack import Stack, ended, get, program, wait_for
 
 pytestmark = pytest.mark.integration

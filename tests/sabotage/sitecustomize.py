@@ -13,9 +13,9 @@ import time
 def fold_twice(journal):
     add = journal.Journal._add
 
-    def twice(self, series, amount, count):
-        add(self, series, amount, count)
-        add(self, series, amount, count)
+    def twice(self, series, value, tally):
+        add(self, series, value, tally)
+        add(self, series, value, tally)
 
     journal.Journal._add = twice
 

@@ -15,8 +15,9 @@ import pytest
 from squad_otel.batch import Batch
 from squad_otel.errors import JournalBusyError, JournalError
 from squad_otel.events import NS, Event, FoldState
-from squad_otel.journal import SESSION_WAIT_NS, Journal, journal_path, open_reader
+from squad_otel.journal import SESSION_WAIT_NS, Journal
 from squad_otel.metrics import LABELS
+from squad_otel.schema import journal_path, lock, open_reader
 from squad_otel.sessions import Session, State
 
 T0 = 1_795_000_000 * NS
@@ -433,6 +434,20 @@ def test_kill_9_between_any_two_instructions_leaves_events_series_and_offset_agr
         db.close()
         assert events == folded == offset
         assert offset >= acknowledged
+
+
+def test_a_journal_of_an_older_version_under_a_running_daemon_is_not_touched(
+    tmp_path: Path,
+) -> None:
+    fixture = Path(__file__).parents[1] / "fixtures" / "journal-v1.db"
+    journal_path(tmp_path).write_bytes(fixture.read_bytes())
+    held = lock(tmp_path / "writer.lock")
+    with pytest.raises(
+        JournalError, match="older version: `squad-otel down`, then"
+    ):
+        open_reader(tmp_path)
+    os.close(held)
+    assert journal_path(tmp_path).read_bytes() == fixture.read_bytes()
 
 
 def test_the_journal_of_schema_version_1_still_opens(tmp_path: Path) -> None:

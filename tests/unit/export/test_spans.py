@@ -11,7 +11,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from squad_otel.events import EVENT_TYPES, NS, Event, FoldState
 from squad_otel.export.otlp import resource
 from squad_otel.export.spans import span
-from squad_otel.journal import Journal, StoredEvent, open_reader
+from squad_otel.journal import Journal, StoredEvent
+from squad_otel.schema import open_reader
 from tests.unit.export.day import SPAN_EVENTS, T0, open_journal
 
 RESOURCE = resource("j1")

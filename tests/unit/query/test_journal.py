@@ -15,9 +15,10 @@ from squad_otel.batch import Batch
 from squad_otel.errors import JournalError, QueryError
 from squad_otel.events import NS, SUM_FIELDS, Event
 from squad_otel.journal import Journal
-from squad_otel.metrics import BY_NAME, METRICS, Kind, ladder
-from squad_otel.query.journal import JournalBackend, compile_sql, last_inside
+from squad_otel.metrics import BY_NAME, METRICS, Kind, ladder, last_inside
+from squad_otel.query.journal import JournalBackend, compile_sql, stretch
 from squad_otel.query.measures import MEASURES, Reading, evaluate, evaluate_by
+from squad_otel.rollups import QUARTER_NS
 from tests import week
 from tests.week import Command, GitOperation, ModelAnswer, SessionEnd, SessionStart, Truth
 
@@ -151,11 +152,50 @@ def test_slices_add_up_and_each_is_true(
 
 
 def test_by_session(backend: JournalBackend, fortnight: tuple[Path, Truth]) -> None:
-    reading = backend.by_session(ALL, *SECOND)
+    reading = backend.by_session(["squad.git.operations", "squad.token.usage"], *SECOND)
     commits = Counter(
         (g.session,) for g in fortnight[1].of(GitOperation, *SECOND, operation="commit") if g.ok
     )
     assert evaluate_by(MEASURES["commits"], reading, ("session",)) == commits
+    with pytest.raises(QueryError, match="not kept by session"):
+        backend.by_session(["squad.command.duration"], *SECOND)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(*FIRST).flatmap(
+        lambda since: st.tuples(st.just(since), st.integers(since + 1, SECOND[1]))
+    )
+)
+def test_wherever_a_period_begins_and_ends_roll_ups_and_events_make_the_truth(
+    backend: JournalBackend, fortnight: tuple[Path, Truth], period: tuple[int, int]
+) -> None:
+    reading, _ = backend.read(ALL, period)
+    same(answers_of(reading), truth_of(fortnight[1], *period))
+    counted = backend.by_session(["squad.git.operations", "squad.commands"], *period)
+    failed = Counter((c.session,) for c in fortnight[1].of(Command, *period) if c.error_type)
+    found = evaluate_by(MEASURES["commands_failed"], counted, ("session",))
+    assert {key: number for key, number in found.items() if number} == failed
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "quarters", "ends"),
+    [
+        (0, 4, (0, 4), ()),
+        (0.5, 4, (1, 4), ((0.5, 1),)),
+        (0.5, 4.25, (1, 4), ((0.5, 1), (4, 4.25))),
+        (1.25, 1.5, (2, 1), ((1.25, 1.5),)),
+        (1.25, 2.0, (2, 2), ((1.25, 2),)),
+        (0.5, 4.25, (1, 4), ((4, 4.25),)),
+    ],
+)
+def test_a_period_is_whole_quarters_of_an_hour_and_what_is_left(
+    since: float, until: float, quarters: tuple[int, int], ends: tuple[tuple[float, float], ...]
+) -> None:
+    pruned = 2 if len(ends) == 1 and ends[0][0] == 4 else 0
+    found = stretch(*(int(n * QUARTER_NS) for n in (since, until, pruned)))
+    assert found.quarters == quarters
+    assert found.ends == tuple((int(a * QUARTER_NS), int(b * QUARTER_NS)) for a, b in ends)
 
 
 def test_a_period_includes_its_beginning_and_excludes_its_end(tmp_path: Path) -> None:
@@ -198,7 +238,7 @@ def test_buckets_end_where_the_journal_ends_them() -> None:
 
 
 def test_sql_is_made_of_the_feeds() -> None:
-    sql = compile_sql(["squad.errors"]).sql
+    sql = compile_sql(["squad.errors"]).events_sql
     assert "type = 'error'" in sql
     assert "type = 'command.executed' AND (success = 0)" in sql
     with pytest.raises(QueryError, match=r"no events feed squad\.sessions"):
@@ -210,7 +250,7 @@ def test_without_a_journal_it_says_what_to_do(tmp_path: Path) -> None:
         JournalBackend(tmp_path, END)
 
 
-AT = st.integers(0, 50)
+AT = st.integers(0, 50).map(lambda n: n * 97)  # over six quarters of an hour
 COMMAND = st.builds(
     lambda number, at, duration, error, timed: Event(
         id=f"c{number}",
@@ -276,13 +316,14 @@ def test_sql_says_what_the_series_say(
 ) -> None:
     """Whatever is appended, repeated and merged: SQL and the exported totals agree."""
     home = tmp_path_factory.mktemp("agree")
+    until = week.START + 5000 * NS
     journal = Journal(home, week.START)
     for events in batches:
-        journal.append("x", Batch(events=events), week.START + 60 * NS)
-    journal.release(week.START + 60 * NS, 0)
+        journal.append("x", Batch(events=events), until)
+    journal.release(until, 0)
     counted = [metric.name for metric in METRICS if metric.feeds]
-    backend = JournalBackend(home, week.START + 60 * NS)
-    reading, _ = backend.read(counted, (week.START, week.START + 60 * NS))
+    backend = JournalBackend(home, until)
+    reading, _ = backend.read(counted, (week.START, until))
     backend.close()
     assert reading is not None
     found: dict[tuple[str, tuple[str, ...]], tuple[int, int, tuple[int, ...]]] = {}

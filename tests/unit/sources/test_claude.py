@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from squad_otel.batch import Batch
 from squad_otel.events import NS, SUM_FIELDS, Event
 from squad_otel.ids import session_id
-from squad_otel.journal import Journal, open_reader
+from squad_otel.journal import Journal
 from squad_otel.prices import load_prices
+from squad_otel.schema import open_reader
 from squad_otel.sessions import Session
 from squad_otel.sources import claude
 from squad_otel.sources.claude import ClaudeSource, folder_name
