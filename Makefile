@@ -41,7 +41,7 @@ format: setup ## Format the code and mend what the linter can
 
 .PHONY: bench
 bench: setup ## Side-by-side measurements, each a ratio
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
 .PHONY: dashboard
 dashboard: setup ## Write the Grafana dashboard anew from its description

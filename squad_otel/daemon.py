@@ -40,6 +40,7 @@ from squad_otel.sources.claude_squad import SquadSource
 from squad_otel.sources.git import GitSource
 from squad_otel.sources.spool import SpoolSource
 from squad_otel.sources.tmux import Tmux
+from squad_otel.spool import make_private
 
 log = logging.getLogger("squad_otel.daemon")
 
@@ -89,6 +90,7 @@ class Daemon:
         self.journal = Journal(home, self._started_at)
         self._threads: list[threading.Thread] = []
         try:
+            make_private(home / "spool")  # so that a line of shell can append to it
             self._count_usage(None)
             self._http = HttpServer(settings.http_port, self._render, self._health)
             own = f"{self._http.host}:{self._http.port}"

@@ -19,6 +19,10 @@ from squad_otel.errors import SpoolError
 #: nowhere else, and a reader that met a torn record can go on at the next one.
 RECORD_START = b'{"v":1,'
 
+#: Where a line of shell appends, which could not name a segment without starting `date`. The daemon
+#: takes the file away under a name of its own, and a next line begins it anew.
+SHELL_SEGMENT = "shell.jsonl"
+
 _MAX_RECORD_BYTES = 60_000  # one write() of this size is not torn by other writers
 
 

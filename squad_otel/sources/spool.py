@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,20 +17,26 @@ from squad_otel.errors import SourceError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue
 from squad_otel.ids import digest
 from squad_otel.sessions import Session, State
-from squad_otel.spool import RECORD_START
+from squad_otel.spool import RECORD_START, SHELL_SEGMENT
 
 #: Segments are deleted when they were read whole and not written for a day.
 KEEP_NS = 24 * 3600 * NS
 
+#: The shell's segment is taken away this often at most, and deleted so long after it was read:
+#: there may be many of them. Nobody holds one open for longer than a line takes.
+TAKE_NS = 2 * NS
+KEEP_TAKEN_NS = 600 * NS
+
 #: A session that a program declared and that left nothing for so long: its program was killed.
 SILENT_NS = 24 * 3600 * NS
 
+_AWAKE_S = 60.0
 _MAX_POLL_BYTES = 4 << 20
 _MAX_TEXT = 200
 _MAX_DURATION_NS = 366 * 86400 * NS
 _MAX_COUNT = 10**12  # nine million such events add up to less than 2**63
 _IDENTITIES = ("revision", "ref")  # fields that name a thing of git, and look like secrets
-_SEGMENT = re.compile(r"\d{8}T\d{2}\.jsonl")
+_SEGMENT = re.compile(r"\d{8}T\d{2}(\d{4}-[0-9a-f]{8})?\.jsonl")
 
 
 class _Record(msgspec.Struct):
@@ -71,13 +78,20 @@ class SpoolSource:
     name = "spool"
     tier = "exact"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, awake: Callable[[], float] = time.monotonic) -> None:
+        """`awake` gives seconds and stands still while the machine sleeps."""
+        self._awake = awake
         self._folder = home / "spool"
+        self._took_at = 0
+        # When a segment was first seen to be read whole: a writer that slept with the machine may
+        # hold one open whose time seems to have passed.
+        self._read_at: dict[str, float] = {}
 
     def poll(self, sessions: Mapping[str, Session], offsets: Mapping[str, str], now: int) -> Batch:
         """Read what was appended, at most 4 MiB a call. Times: an undated record has the file's."""
         batch = Batch()
         room = _MAX_POLL_BYTES
+        self._take_shell_segment(now, batch)
         names = self._segments(batch)
         for name in offsets.keys() - set(names):
             batch.offsets[name] = None
@@ -93,6 +107,24 @@ class SpoolSource:
     def close(self) -> None:
         """Nothing is held open between two looks."""
 
+    def _take_shell_segment(self, now: int, batch: Batch) -> None:
+        """Give what shells wrote a name that was never used; who holds it open goes on in it."""
+        path = self._folder / SHELL_SEGMENT
+        if 0 <= now - self._took_at < TAKE_NS:
+            return
+        try:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                batch.skip("foreign_file")
+            elif status.st_size:
+                stem = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // NS))
+                path.rename(self._folder / f"{stem}-{os.urandom(4).hex()}.jsonl")
+                self._took_at = now
+        except FileNotFoundError:
+            return
+        except OSError:
+            batch.skip("unreadable_file")
+
     def _segments(self, batch: Batch) -> list[str]:
         try:
             names = sorted(entry.name for entry in os.scandir(self._folder))
@@ -101,8 +133,9 @@ class SpoolSource:
         except OSError as error:
             raise SourceError(f"cannot list the spool {self._folder}: {error.strerror}") from error
         segments = [name for name in names if _SEGMENT.fullmatch(name)]
-        if len(segments) != len(names):
-            batch.skip("foreign_file", len(names) - len(segments))
+        foreign = len(names) - len(segments) - (SHELL_SEGMENT in names)
+        if foreign:
+            batch.skip("foreign_file", foreign)
         return segments
 
     def _read(
@@ -132,10 +165,11 @@ class SpoolSource:
             if status.st_size < offset:  # somebody emptied it
                 offset = 0
             if status.st_size == offset:
-                if offset and now - status.st_mtime_ns > KEEP_NS:
+                if offset and self._is_done(name, now - status.st_mtime_ns):
                     path.unlink(missing_ok=True)
                     batch.offsets[name] = None
                 return 0
+            self._read_at.pop(name, None)
             data = os.pread(fd, room, offset)
         finally:
             os.close(fd)
@@ -156,6 +190,15 @@ class SpoolSource:
         if whole:
             batch.offsets[name] = str(offset + whole)
         return whole
+
+    def _is_done(self, name: str, age_ns: int) -> bool:
+        """Whether a segment that was read whole, and written so long ago, can go."""
+        keep_ns = KEEP_TAKEN_NS if "-" in name else KEEP_NS
+        read_at = self._read_at.setdefault(name, self._awake())
+        done = age_ns > keep_ns and self._awake() - read_at >= _AWAKE_S
+        if done:
+            del self._read_at[name]
+        return done
 
     def _line(
         self,

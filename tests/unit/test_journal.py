@@ -442,9 +442,7 @@ def test_a_journal_of_an_older_version_under_a_running_daemon_is_not_touched(
     fixture = Path(__file__).parents[1] / "fixtures" / "journal-v1.db"
     journal_path(tmp_path).write_bytes(fixture.read_bytes())
     held = lock(tmp_path / "writer.lock")
-    with pytest.raises(
-        JournalError, match="older version: `squad-otel down`, then"
-    ):
+    with pytest.raises(JournalError, match="older version: `squad-otel down`, then"):
         open_reader(tmp_path)
     os.close(held)
     assert journal_path(tmp_path).read_bytes() == fixture.read_bytes()

@@ -51,6 +51,15 @@ def test_the_python_block_records_what_it_says(tmp_path: Path, environ: dict[str
     ]
 
 
+def test_the_line_of_shell_is_a_record(tmp_path: Path, environ: dict[str, str]) -> None:
+    (script,) = blocks("bash")
+    (tmp_path / ".squad-otel" / "spool").mkdir(parents=True)
+    environ["SQUAD_SESSION_ID"] = "s-7"
+    subprocess.run(["/bin/sh", "-c", script], env=environ, check=True, cwd=tmp_path)
+    (event,) = SpoolSource(tmp_path / ".squad-otel").poll({}, {}, time.time_ns() + NS).events
+    assert (event.type, event.session, event.error_type) == ("error", "s-7", "hook_timeout")
+
+
 def test_the_settings_block_is_valid(tmp_path: Path) -> None:
     (text,) = blocks("toml")
     (tmp_path / FILE_NAME).write_text(text)

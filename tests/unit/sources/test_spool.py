@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,15 @@ from hypothesis import strategies as st
 from squad_otel.batch import Batch
 from squad_otel.errors import SpoolError
 from squad_otel.events import NS
-from squad_otel.sources.spool import KEEP_NS, SILENT_NS, SpoolSource
+from squad_otel.sources.spool import KEEP_NS, KEEP_TAKEN_NS, SILENT_NS, TAKE_NS, SpoolSource
 from squad_otel.spool import RECORD_START, append, encode, home_folder, segment_name
 
 NOW = 1_795_000_000 * NS
 
 
 def read_all(home: Path, offsets: dict[str, str] | None = None, now: int = NOW) -> Batch:
-    return SpoolSource(home).poll({}, offsets or {}, now)
+    awake = count(0, 100).__next__  # there is always time enough between two questions
+    return SpoolSource(home, awake).poll({}, offsets or {}, now)
 
 
 def record(**more: object) -> bytes:
@@ -58,14 +60,55 @@ def test_folder_and_segment_are_private_and_named_by_the_hour(tmp_path: Path) ->
 def test_a_shell_can_write_records(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     line = '{"v":1,"type":"git.push","success":false,"error_type":"hook"}'
-    script = f"printf '%s\\n' '{line}' >> \"$1/spool/$(date -u +%Y%m%dT%H).jsonl\""
-    for _ in range(2):
-        subprocess.run(["/bin/sh", "-c", script, "sh", str(tmp_path)], check=True)
+    script = f"printf '%s\\n' '{line}' >> \"$1/spool/shell.jsonl\""
+    source = SpoolSource(tmp_path)
+    offsets: dict[str, str] = {}
+    ids = set()
     before = time.time_ns()
-    events = read_all(tmp_path, now=before).events
-    assert [e.type for e in events] == ["git.push", "git.push"]
-    assert len({e.id for e in events}) == 2  # positional: two equal lines are two events
-    assert all(before - 5 * NS < e.occurred_at <= before for e in events)
+    for looks in range(3):
+        for _ in range(2):
+            subprocess.run(["/bin/sh", "-c", script, "sh", str(tmp_path)], check=True)
+        batch = source.poll({}, offsets, time.time_ns() + looks * TAKE_NS)
+        offsets.update({name: at for name, at in batch.offsets.items() if at is not None})
+        assert [e.type for e in batch.events] == ["git.push", "git.push"]
+        assert all(before - 5 * NS < e.occurred_at <= time.time_ns() for e in batch.events)
+        ids |= {e.id for e in batch.events}
+        assert not (tmp_path / "spool" / "shell.jsonl").exists()
+    assert len(ids) == 6  # positional: equal lines are several events
+
+
+def test_a_shell_that_holds_the_segment_open_while_it_is_taken_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "spool").mkdir()
+    source = SpoolSource(tmp_path)
+    with (tmp_path / "spool" / "shell.jsonl").open("ab", buffering=0) as held:
+        held.write(record(id="a"))
+        first = source.poll({}, {}, NOW)
+        held.write(record(id="b"))
+    (tmp_path / "spool" / "shell.jsonl").write_bytes(record(id="c"))
+    offsets = {name: at for name, at in first.offsets.items() if at is not None}
+    # As after a daemon that was killed and begins anew:
+    second = SpoolSource(tmp_path).poll({}, offsets, NOW + TAKE_NS)
+    assert [e.id for e in first.events] == ["a"]
+    assert sorted(e.id for e in second.events) == ["b", "c"]
+
+
+def test_a_taken_segment_goes_soon_but_not_while_its_writers_may_have_slept(
+    tmp_path: Path,
+) -> None:
+    path = write_raw(tmp_path, record(), "20261118T061500-0123abcd.jsonl")
+    offsets = {path.name: str(path.stat().st_size)}
+    later = path.stat().st_mtime_ns + KEEP_TAKEN_NS + 1
+    seconds = 0.0
+    source = SpoolSource(tmp_path, lambda: seconds)
+    source.poll({}, offsets, later)
+    seconds = 59.0
+    source.poll({}, offsets, later)
+    assert path.exists()
+    seconds = 60.0
+    assert source.poll({}, offsets, later).offsets == {path.name: None}
+    assert not path.exists()
 
 
 def test_a_torn_last_line_waits_for_its_rest(tmp_path: Path) -> None:
