@@ -33,6 +33,7 @@ from squad_otel.http import HttpServer
 from squad_otel.ids import digest
 from squad_otel.journal import Appended, Journal
 from squad_otel.prices import load_prices
+from squad_otel.running import state_path
 from squad_otel.sessions import Session
 from squad_otel.settings import Settings
 from squad_otel.sources.claude import ClaudeSource
@@ -329,24 +330,6 @@ class Daemon:
             thread.join(timeout=0.5)
         self.journal.close()
         state_path(self._home).unlink(missing_ok=True)
-
-
-def state_path(home: Path) -> Path:
-    """Where a running daemon says its pid and address (JSON); removed by an orderly stop."""
-    return home / "daemon.json"
-
-
-def running(home: Path) -> Mapping[str, Any] | None:
-    """What the daemon of `home` says of itself, or None when none runs.
-
-    A file left by a killed daemon is no daemon: the lock of the journal tells.
-    """
-    try:
-        state: dict[str, Any] = json.loads(state_path(home).read_text())
-        os.kill(int(state["pid"]), 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return state if Journal.locked(home) else None
 
 
 def run_until_signal(daemon: Daemon) -> None:

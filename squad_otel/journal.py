@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from squad_otel.batch import Batch
-from squad_otel.errors import JournalBusyError, JournalError
+from squad_otel.errors import JournalError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
 from squad_otel.metrics import (
     DURATION_BOUNDS_NS,
@@ -309,17 +309,6 @@ class Journal:
                 (session,),
             ).fetchone()
         return None if tokens is None else (int(tokens), cost if priced else None)
-
-    @staticmethod
-    def locked(home: Path) -> bool:
-        """Whether a writer holds the journal of `home` now."""
-        try:
-            os.close(lock(home / "writer.lock"))
-        except JournalBusyError:
-            return True
-        except OSError:
-            return False
-        return False
 
     def cursor(self, name: str) -> int:
         """The fold number up to which the reader `name` is done; 0 at first."""

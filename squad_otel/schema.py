@@ -117,6 +117,17 @@ def lock(path: Path, attempts: int = 1) -> int:
     )
 
 
+def locked(home: Path) -> bool:
+    """Whether a writer holds the journal of `home` now."""
+    try:
+        os.close(lock(home / "writer.lock"))
+    except JournalBusyError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     try:
         if writable:

@@ -1,7 +1,6 @@
 """Servers around the daemon: Compose where a Docker engine answers, else local processes.
 
-What was started is remembered in `servers.json`, by pid and the process's own start time, so that
-nothing else is ever stopped.
+What was started is remembered (see `running`), so that nothing else is ever stopped.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
 import psutil
 import urllib3
 
 from squad_otel.errors import ServerError
+from squad_otel.running import Server, Started, save
 from squad_otel.settings import Settings
 from squad_otel.spool import make_private
 
@@ -33,61 +32,6 @@ _COMPOSE_READY_S = 180
 
 #: Without these services the others are of no use.
 _NEEDED = ("collector", "prometheus", "alertmanager")
-
-
-class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """One local process of ours. `created` is its start time as the system tells it (s)."""
-
-    name: str
-    url: str
-    pid: int
-    created: float
-
-    @property
-    def process(self) -> psutil.Process | None:
-        """The process, if this very one still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1.0
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.Error:
-            return None
-
-
-class Started(msgspec.Struct, kw_only=True):
-    """What `up` started: local processes, or the Compose project with its published addresses."""
-
-    local: dict[str, Server] = {}
-    compose: dict[str, str] = {}  # service -> URL
-    silence: str = ""  # of a clean stop, at an Alertmanager that goes on
-
-    def url(self, name: str) -> str | None:
-        """The address of a server that runs by our doing, or None."""
-        if name in self.compose:
-            return self.compose[name]
-        server = self.local.get(name)
-        return server.url if server is not None and server.process is not None else None
-
-
-def load(home: Path) -> Started:
-    """What `up` remembered; an unreadable file counts as nothing started."""
-    try:
-        return msgspec.json.decode(_state_path(home).read_bytes(), type=Started)
-    except (OSError, msgspec.MsgspecError):
-        return Started()
-
-
-def save(home: Path, started: Started) -> None:
-    """Remember what runs."""
-    make_private(home)
-    fresh = _state_path(home).with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(started))
-    fresh.chmod(0o600)
-    fresh.replace(_state_path(home))
-
-
-def _state_path(home: Path) -> Path:
-    return home / "servers.json"
 
 
 def bundle_folder() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import urllib3
 
-from squad_otel.daemon import state_path
+from squad_otel.running import state_path
 
 ROOT = Path(__file__).parents[1]
 

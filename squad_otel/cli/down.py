@@ -11,8 +11,8 @@ import click
 import psutil
 
 from squad_otel import alertmanager, servers
-from squad_otel.daemon import running
 from squad_otel.errors import QueryError, ServerError, SettingsError
+from squad_otel.running import Started, running, save, started_servers
 from squad_otel.schema import open_reader
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
@@ -32,7 +32,7 @@ def command() -> None:
     except SettingsError as error:  # whatever they say, what runs can be stopped
         click.echo(f"squad-otel: {error}", err=True)
         settings = Settings()
-    started = servers.load(home)
+    started = started_servers(home)
     state = running(home)
     if state is not None and settings.alertmanager_url:
         _silence(home, settings.alertmanager_url, started)
@@ -47,10 +47,10 @@ def command() -> None:
         click.echo("compose       stopped; its volumes stay")
         started.compose = {}
     if home.exists():
-        servers.save(home, started)
+        save(home, started)
 
 
-def _silence(home: Path, url: str, started: servers.Started) -> None:
+def _silence(home: Path, url: str, started: Started) -> None:
     reader = open_reader(home)
     journal = dict(reader.execute("SELECT key, value FROM meta"))["id"]
     reader.close()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from squad_otel import servers
 from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.errors import JournalError, QueryError
 from squad_otel.query.journal import JournalBackend
@@ -18,6 +17,7 @@ from squad_otel.query.prometheus import PrometheusBackend
 from squad_otel.report.insights import with_insights
 from squad_otel.report.render import FORMATS, render
 from squad_otel.report.sections import build
+from squad_otel.running import started_servers
 from squad_otel.schema import journal_path
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
@@ -138,7 +138,7 @@ def choose_backend(
         if all_journals:
             raise click.UsageError("--all needs Prometheus: the journal knows only itself")
         return JournalBackend(home, now)
-    url = settings.prometheus_url or servers.load(home).url("prometheus")
+    url = settings.prometheus_url or started_servers(home).url("prometheus")
     if not url:
         if source == "auto" and not all_journals:
             return JournalBackend(home, now)  # says that there is none, and how to begin one

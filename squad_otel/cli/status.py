@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
 
-from squad_otel import alertmanager, servers
-from squad_otel.alertmanager import Alert
 from squad_otel.cli.screen import calendar_of, terminal
-from squad_otel.daemon import running
 from squad_otel.errors import QueryError
 from squad_otel.query.journal import JournalBackend
 from squad_otel.report import glance, status
+from squad_otel.running import running, started_servers
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder
+
+if TYPE_CHECKING:
+    from squad_otel.alertmanager import Alert
 
 _WATCH_S = 2.0
 
@@ -73,11 +76,13 @@ def look(home: Path, settings: Settings) -> status.Status:
 
 
 def _alerts(home: Path, settings: Settings) -> tuple[list[Alert] | None, str]:
-    url = settings.alertmanager_url or servers.load(home).url("alertmanager")
+    url = settings.alertmanager_url or started_servers(home).url("alertmanager")
     if url is None:
         return None, "not known, no Alertmanager runs"
+    # Its HTTP library costs a third of the start: it is loaded when there is somebody to ask.
+    firing = importlib.import_module("squad_otel.alertmanager").firing
     try:
-        return alertmanager.firing(url), ""
+        return firing(url), ""
     except QueryError as error:
         return None, f"not known, {error}"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from squad_otel import alertmanager, servers
-from squad_otel.daemon import running
 from squad_otel.errors import ServerError
+from squad_otel.running import Started, running, save, started_servers
 from squad_otel.schema import open_reader
 from squad_otel.settings import Settings, load
 from squad_otel.spool import home_folder, make_private
@@ -45,7 +45,7 @@ def command(mode: str) -> None:
     home = home_folder()
     make_private(home)
     settings = load(home)
-    started = servers.load(home)
+    started = started_servers(home)
     use_compose = False
     missing: list[str] = []
     if mode in ("auto", "compose"):
@@ -110,12 +110,12 @@ def _where_alerts_arrive(settings: Settings, url: str | None) -> str:
     )
 
 
-def _end_silence(home: Path, settings: Settings, started: servers.Started) -> None:
+def _end_silence(home: Path, settings: Settings, started: Started) -> None:
     url = settings.alertmanager_url
     if url and started.silence:
         alertmanager.end_silence(url, started.silence)
         started.silence = ""
-        servers.save(home, started)
+        save(home, started)
 
 
 def start_daemon(home: Path, environ: Mapping[str, str]) -> str:

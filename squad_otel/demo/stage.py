@@ -20,10 +20,9 @@ from typing import Any
 
 import psutil
 
-from squad_otel import servers
-from squad_otel.daemon import running
 from squad_otel.demo import agent, sink
 from squad_otel.errors import ServerError
+from squad_otel.running import running, started_servers
 
 #: The programs of the squad.
 PROGRAMS = ("claude", "codex")
@@ -216,7 +215,7 @@ class Stage:
         if name == "daemon":
             state = running(self.record)
             return str(state["http"]) if state else None
-        return servers.load(self.record).url(name)
+        return started_servers(self.record).url(name)
 
     def deliveries(self) -> list[dict[str, Any]]:
         """The alerts that Alertmanager delivered so far, each with `received_at` (Unix s)."""

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from squad_otel.alertmanager import Alert
 from squad_otel.events import NS
 from squad_otel.query.measures import MEASURES, Unit
 from squad_otel.query.periods import Calendar
@@ -22,6 +22,10 @@ from squad_otel.report.status import SESSION_COLUMNS, Row, Status
 from squad_otel.report.terminal import paper, written
 from squad_otel.report.text import clean, duration_text
 from squad_otel.sessions import State
+
+if TYPE_CHECKING:
+    from squad_otel.alertmanager import Alert
+
 
 _STATE_STYLES: Mapping[str, str] = {
     State.WAITING: "bold yellow",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from squad_otel.alertmanager import Alert
 from squad_otel.query.journal import SESSION, JournalBackend
 from squad_otel.query.measures import MEASURES, Unit, evaluate, evaluate_by
 from squad_otel.report.sections import Cell, Column, Cost, metrics_of
 from squad_otel.sessions import LIVE_STATES, Session, State
+
+if TYPE_CHECKING:
+    from squad_otel.alertmanager import Alert
+
 
 _FIGURES = ("commits", "errors", "tokens", "cost")
 _TOTALS = ("commands", "git_operations", "errors", "tokens", "cost")

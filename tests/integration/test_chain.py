@@ -18,8 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from squad_otel import servers
-from squad_otel.daemon import running
 from squad_otel.demo.check import (
     Record,
     alert_differences,
@@ -32,6 +30,7 @@ from squad_otel.demo.scenario import Scenario, Truth
 from squad_otel.demo.stage import Stage
 from squad_otel.ids import digest
 from squad_otel.metrics import BY_NAME
+from squad_otel.running import running, started_servers
 from squad_otel.schema import open_reader
 from tests.otlp_sink import Sink
 from tests.stack import ROOT, free_port, get, program, wait_for
@@ -216,7 +215,7 @@ def test_every_way_to_ask_says_what_happened() -> None:
         made.settle()
         assert made.differences() == [], "\n".join(made.log)
         assert alert_differences(made.truth, made.stage.deliveries()) == []
-        assert servers.load(made.stage.record).url("alertmanager") is not None
+        assert started_servers(made.stage.record).url("alertmanager") is not None
 
 
 def _short_play(scenario: Scenario) -> None:

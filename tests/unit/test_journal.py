@@ -17,7 +17,7 @@ from squad_otel.errors import JournalBusyError, JournalError
 from squad_otel.events import NS, Event, FoldState
 from squad_otel.journal import SESSION_WAIT_NS, Journal
 from squad_otel.metrics import LABELS
-from squad_otel.schema import journal_path, lock, open_reader
+from squad_otel.schema import journal_path, lock, locked, open_reader
 from squad_otel.sessions import Session, State
 
 T0 = 1_795_000_000 * NS
@@ -347,7 +347,7 @@ def test_a_git_success_is_counted_from_the_reflog_and_timed_by_the_wrapper(
 def test_a_second_writer_is_refused(journal: Journal, tmp_path: Path) -> None:
     with pytest.raises(JournalBusyError, match="squad-otel down"):
         Journal(tmp_path, T0)
-    assert Journal.locked(tmp_path)
+    assert locked(tmp_path)
 
 
 def test_files_are_private(journal: Journal, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import psutil
 import yaml
 
 from squad_otel import servers
+from squad_otel.running import Server, Started, save, started_servers
 from squad_otel.settings import Settings
 
 
@@ -47,8 +48,8 @@ def test_prometheus_is_told_to_scrape_the_daemon_and_to_load_the_rules(tmp_path:
 def test_only_the_very_process_that_was_started_counts_as_ours() -> None:
     child = subprocess.Popen(["sleep", "60"])
     created = psutil.Process(child.pid).create_time()
-    ours = servers.Server(name="x", url="", pid=child.pid, created=created)
-    other = servers.Server(name="x", url="", pid=child.pid, created=created - 100)
+    ours = Server(name="x", url="", pid=child.pid, created=created)
+    other = Server(name="x", url="", pid=child.pid, created=created - 100)
     assert ours.process is not None
     assert other.process is None
     assert not servers.stop(other)
@@ -60,24 +61,24 @@ def test_only_the_very_process_that_was_started_counts_as_ours() -> None:
 
 
 def test_what_was_started_is_remembered_and_garbage_is_nothing(tmp_path: Path) -> None:
-    assert servers.load(tmp_path / "home") == servers.Started()
+    assert started_servers(tmp_path / "home") == Started()
     me = psutil.Process()
-    started = servers.Started(
+    started = Started(
         local={
-            "prometheus": servers.Server(
+            "prometheus": Server(
                 name="prometheus", url="http://p", pid=os.getpid(), created=me.create_time()
             )
         },
         compose={"grafana": "http://127.0.0.1:3000"},
     )
-    servers.save(tmp_path / "home", started)
-    loaded = servers.load(tmp_path / "home")
+    save(tmp_path / "home", started)
+    loaded = started_servers(tmp_path / "home")
     assert loaded == started
     assert loaded.url("prometheus") == "http://p"
     assert loaded.url("grafana") == "http://127.0.0.1:3000"
     assert loaded.url("tempo") is None
     (tmp_path / "home" / "servers.json").write_text('{"local": [')
-    assert servers.load(tmp_path / "home") == servers.Started()
+    assert started_servers(tmp_path / "home") == Started()
 
 
 def test_published_addresses_are_read_in_both_forms_that_compose_prints() -> None:
