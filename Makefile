@@ -43,6 +43,12 @@ format: setup ## Format the code and mend what the linter can
 bench: setup ## Side-by-side measurements, each a ratio
 	@for file in benchmarks/*.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
+.PHONY: fuzz
+fuzz: setup ## Each parser against made-up input, guided by coverage (SECONDS=30 a target)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[fuzz]'
+	@$(BIN)/python -m fuzz --seconds $(or $(SECONDS),30) $(TARGETS)
+
 .PHONY: dashboard
 dashboard: setup ## Write the Grafana dashboard anew from its description
 	$(BIN)/python grafana/build.py
@@ -53,4 +59,4 @@ wheel: setup ## Build the package into dist/
 
 .PHONY: clean
 clean: ## Remove what setup, demo and tests made in this folder
-	rm -rf .venv .tools .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

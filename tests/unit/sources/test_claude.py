@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from squad_otel.batch import Batch
 from squad_otel.events import NS, SUM_FIELDS, Event
@@ -483,42 +481,6 @@ def test_lines_about_something_else_are_no_skipped_answers(tmp_path: Path) -> No
     batch = poll(tmp_path, {}, "/w")
     assert batch.events == []
     assert batch.skipped == {}
-
-
-def broken_lines() -> st.SearchStrategy[bytes]:
-    line = answer("broken", text="\\ud800 ü")[:-1]
-    cut = st.integers(0, len(line) - 1).map(lambda end: line[:end])
-    prefixed = st.binary(min_size=1, max_size=5).map(lambda start: b"}" + start + line)
-    return st.one_of(cut, prefixed, st.binary(max_size=80)).map(lambda b: b.replace(b"\n", b""))
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(broken_lines(), max_size=8))
-def test_whatever_stands_between_answers_is_skipped_or_none_of_ours(
-    tmp_path_factory: pytest.TempPathFactory, garbage: list[bytes]
-) -> None:
-    config = tmp_path_factory.mktemp("claude")
-    data = b""
-    for number, line in enumerate(garbage):
-        data += answer(f"v{number}") + line + b"\n"
-    path = write(config, data + b'{"torn"')
-    batch = poll(config, {}, "/w")
-    assert ids(batch) == [f"cc:req:v{number}" for number in range(len(garbage))]
-    like_answers = [line for line in garbage if b'"usage"' in line and b'"assistant"' in line]
-    assert sum(batch.skipped.values()) == len(like_answers)
-    if garbage:
-        (offset,) = batch.offsets.values()
-        assert str(offset).split()[0] == str(path.stat().st_size - len(b'{"torn"'))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=400))
-def test_any_bytes_at_all_are_read_without_an_error(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
-    config = tmp_path_factory.mktemp("claude")
-    write(config, data)
-    assert poll(config, {}, "/w").events == []
 
 
 # -- how a file grows -------------------------------------------------------------------------

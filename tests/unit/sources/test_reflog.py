@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squad_otel.batch import Batch
+from fuzz.reflog import check_message
 from squad_otel.events import NS
 from squad_otel.sources.reflog import (
     Entry,
-    OpenFile,
     branch_names,
     moved,
     operation,
     parse_line,
-    read_run,
 )
 
 OLD, NEW = "1" * 40, "2" * 40
@@ -71,9 +66,7 @@ def test_operation(message: str, expected: str | None) -> None:
 
 @given(st.text())
 def test_any_message_can_be_classified(message: str) -> None:
-    assert operation(message) in {None, "commit", "push", "pull", "branch"}
-    move = moved(message)
-    assert move is None or all(move)
+    check_message(message)
 
 
 @pytest.mark.parametrize(
@@ -128,33 +121,3 @@ def test_branch_names_before_and_after_a_renaming() -> None:
     ]
     entries = [Entry(OLD, NEW, 0, message) for message in messages]
     assert branch_names(entries, "c") == ["a", "a", "b", "b", "c", "c"]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("reflog") / "log"
-
-
-good = st.sampled_from(
-    [f"{OLD} {NEW} A <a@b> {at} +0000\tcommit: x".encode() for at in (1, 1_800_000_000)]
-)
-lines = st.lists(good | st.binary(max_size=60).map(lambda b: b.replace(b"\n", b"")), max_size=12)
-
-
-@given(lines=lines, rest=st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")))
-def test_of_any_bytes_every_line_is_read_or_counted(
-    path: Path, lines: list[bytes], rest: bytes
-) -> None:
-    path.write_bytes(b"".join(line + b"\n" for line in lines) + rest)
-    file = OpenFile(str(path))
-    try:
-        batch = Batch(skipped={})
-        run = read_run(file, None, batch)
-    finally:
-        file.close()
-    assert len(run.entries) + sum(batch.skipped.values()) == len(lines)
-    assert run.offset == path.stat().st_size - len(rest)
-    known = sum(line.startswith(OLD.encode()) for line in lines)
-    assert len(run.entries) >= known
-    for entry, end in zip(run.entries, run.ends, strict=True):
-        assert path.read_bytes()[:end].endswith(entry.message.encode() + b"\n")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.screens import check_looks
 from squad_otel.sessions import State
 from squad_otel.sources.screens import HOLD_NS, PROGRAMS, Look, Pane, Reading, read
 from tests.screens import Sample, bursts, read_burst, read_bursts, read_single, samples
@@ -570,9 +571,4 @@ panes = st.builds(
 def test_any_screen_has_a_state_and_a_memory_that_can_be_stored(
     program: str, looks: list[tuple[Pane, int]]
 ) -> None:
-    look: Look | None = None
-    for pane, now in looks:
-        reading, look = read(program, pane, look, now)
-        assert reading.state in State
-        assert (program, reading.state) != ("aider", State.WAITING)
-        assert msgspec.json.decode(msgspec.json.encode(look), type=Look) == look
+    check_looks(program, looks)

@@ -9,8 +9,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from squad_otel.batch import Batch
 from squad_otel.errors import SpoolError
@@ -340,20 +338,3 @@ def test_a_full_disk_is_an_error_and_nothing_else(tmp_path: Path, monkeypatch) -
 def test_home_follows_the_environment() -> None:
     assert home_folder({"SQUAD_OTEL_HOME": "/x/y", "HOME": "/h"}) == Path("/x/y")
     assert home_folder({"HOME": "/h"}) == Path("/h/.squad-otel")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.binary(max_size=60).map(lambda b: b.replace(b"\n", b"")), max_size=12))
-def test_any_garbage_between_records_is_skipped_and_counted(
-    tmp_path_factory: pytest.TempPathFactory, garbage: list[bytes]
-) -> None:
-    home = tmp_path_factory.mktemp("spool")
-    data = b""
-    for number, line in enumerate(garbage):
-        data += record(id=f"v{number}") + line + b"\n"
-    write_raw(home, data)
-    batch = read_all(home)
-    assert [e.id for e in batch.events] == [f"v{n}" for n in range(len(garbage))]
-    assert sum(batch.skipped.values()) == sum(
-        1 for line in garbage if line and RECORD_START not in line[1:]
-    )

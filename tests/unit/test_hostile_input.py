@@ -1,0 +1,63 @@
+"""Any bytes, for every parser: the properties are those of `fuzz/`, tried on garbled samples."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fuzz
+from fuzz.__main__ import TARGETS
+
+#: What a fuzzer or a person thought of, and what once was not read.
+FOUND: Sequence[tuple[str, bytes]] = ()
+
+
+def garbled(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
+    """Any bytes, and samples of which a part was replaced by other parts or by any bytes."""
+
+    def spoiled(seed: bytes, start: int, length: int, filling: bytes) -> bytes:
+        start %= len(seed) + 1
+        return seed[:start] + filling + seed[start + length :]
+
+    part = st.builds(
+        lambda seed, start, length: seed[start % (len(seed) + 1) :][:length],
+        st.sampled_from(seeds),
+        st.integers(0, 4000),
+        st.integers(0, 60),
+    )
+    length = st.integers(0, 200)
+    filling = st.binary(max_size=20) | part | st.text(max_size=10).map(str.encode)
+    return st.binary(max_size=200) | st.builds(
+        spoiled, st.sampled_from(seeds), st.integers(0, 4000), length, filling
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_bytes_can_be_read(target: str) -> None:
+    module = importlib.import_module(f"fuzz.{target}")
+    seeds = [*module.seeds()]
+    for seed in seeds:
+        module.check(seed)
+
+    @settings(max_examples=100, deadline=None)
+    @given(garbled(seeds))
+    def holds(data: bytes) -> None:
+        module.check(data)
+
+    holds()
+
+
+@pytest.mark.parametrize(("target", "data"), FOUND)
+def test_what_was_found_is_read(target: str, data: bytes) -> None:
+    importlib.import_module(f"fuzz.{target}").check(data)
+
+
+def test_each_target_is_run() -> None:
+    folder = Path(fuzz.__file__).parent
+    found = {path.stem for path in folder.glob("*.py") if "def check(data" in path.read_text()}
+    assert found == set(TARGETS)
