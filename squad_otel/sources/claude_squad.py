@@ -152,7 +152,7 @@ def _instance(entry: msgspec.Raw) -> Instance | None:
     repository_path = raw.worktree.repo_path
     return Instance(
         id=identity,
-        name=plain_text(raw.title) or plain_text(Path(worktree).name),
+        name=plain_text(raw.title) or plain_text(Path(worktree).name) or "unnamed",
         program=plain_text(agent_name(raw.program)),
         repository=plain_text(Path(repository_path).name) or "unknown",
         branch=plain_text(raw.worktree.branch_name),

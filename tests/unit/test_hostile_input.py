@@ -14,7 +14,9 @@ import fuzz
 from fuzz.__main__ import TARGETS
 
 #: What a fuzzer or a person thought of, and what once was not read.
-FOUND: Sequence[tuple[str, bytes]] = ()
+FOUND: Sequence[tuple[str, bytes]] = (
+    ("claude_squad", b'{"instances":[{"worktree":{"worktree_path":"/"}}]}'),  # no name anywhere
+)
 
 
 def garbled(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
