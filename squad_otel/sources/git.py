@@ -96,12 +96,16 @@ class _Place(NamedTuple):
 
 
 def _read_small(path: str) -> str:
-    """The first line of one of git's small files; empty where there is none."""
+    """The first line of one of git's small files; empty where there is none.
+
+    The line or `path` may come from an agent. With a NUL it names nothing that a file could be.
+    """
     try:
         with open(path, "rb") as file:
-            return os.fsdecode(file.read(_MAX_SMALL_FILE).partition(b"\n")[0].rstrip(b"\r"))
-    except OSError:
+            line = file.read(_MAX_SMALL_FILE).partition(b"\n")[0].rstrip(b"\r")
+    except (OSError, ValueError):
         return ""
+    return "" if b"\0" in line else os.fsdecode(line)
 
 
 def _git_dir(worktree: str) -> str | None:

@@ -16,6 +16,9 @@ from fuzz.__main__ import TARGETS
 #: What a fuzzer or a person thought of, and what once was not read.
 FOUND: Sequence[tuple[str, bytes]] = (
     ("claude_squad", b'{"instances":[{"worktree":{"worktree_path":"/"}}]}'),  # no name anywhere
+    ("git", b"gitdir: HERE\0x\n"),  # a NUL in .git
+    ("git", b"gitdir: HERE\n\f../..\0\n"),  # in commondir
+    ("git", b"gone\f\f\f\f\fb\f/code/a\0b"),  # in what claude-squad registered
 )
 
 
