@@ -462,6 +462,11 @@ class _Look:
         )
 
 
+def _is_branch(name: str) -> bool:
+    """Whether git could call a branch so; `..` would lead to another file than its reflog."""
+    return bool(name) and ".." not in name and not name.startswith("/")
+
+
 def _same(one: Session, other: Session | None) -> bool:
     return other is not None and one.id == other.id
 
@@ -585,7 +590,7 @@ class GitSource:
         before = {p: log for p, log in self._logs.items() if log.repository is repository}
         wanted: set[str] = set()
         for session, git_dir in members:
-            if session.branch:
+            if _is_branch(session.branch):
                 path = repository.log_path(f"{BRANCHES}/{session.branch}")
                 wanted.add(self._hold(path, repository, session, session.branch, batch))
             if git_dir:

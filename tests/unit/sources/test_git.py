@@ -899,3 +899,27 @@ def test_fifos_and_links_in_place_of_reflogs_do_no_harm(
     (logs / "loop").symlink_to(logs)
     watcher.restart()
     assert watcher.look_late() == []
+
+
+def test_a_branch_leads_to_no_file_but_its_reflog(tmp_path: Path) -> None:
+    """claude-squad's file may say anything; what lies elsewhere is not read as a reflog."""
+    lab = Lab(tmp_path)
+    elsewhere = lab.repo / ".git" / "elsewhere"
+    elsewhere.write_text((lab.repo / ".git" / "logs" / "HEAD").read_text())
+    now = time.time_ns()
+    for branch in ("../../../elsewhere", f"/../..{elsewhere}", "a/../../../../elsewhere"):
+        session = Session(
+            id="s",
+            name="s",
+            program="claude",
+            repository="repo",
+            branch=branch,
+            worktree="/gone",
+            repository_path=str(lab.repo),
+            started_at=now,
+        )
+        source = GitSource()
+        batch = source.poll({"s": session}, {}, now)
+        source.close()
+        assert str(elsewhere) not in {os.path.realpath(name) for name in batch.offsets}
+        assert not [event for event in batch.events if event.session == "s"]
