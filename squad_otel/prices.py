@@ -6,7 +6,6 @@ A model that is in no table has no price. Its cost is unknown, which is not 0.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from squad_otel.errors import SettingsError
+from squad_otel.settings import read_toml
 
 #: The table that is shipped.
 SHIPPED = Path(__file__).with_name("prices.toml")
@@ -157,11 +157,9 @@ def load_prices(own: Path | None = None) -> Prices:
 def read_prices(path: Path) -> Prices:
     """Read one table. Raises SettingsError naming file, model, key, value and what is allowed."""
     try:
-        table = tomllib.loads(path.read_bytes().decode(), parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the price table {path}: {error}") from error
+        table = read_toml(path, parse_float=Decimal)
+    except FileNotFoundError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
     _check_keys(table, _TABLE_KEYS, str(path))
     models = table.get("models", {})
     if not isinstance(models, dict):

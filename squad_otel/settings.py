@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -132,15 +132,35 @@ def load(home: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode()
+        return read_toml(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+
+
+def read_toml(path: Path, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
+    """A TOML file's content. Raises FileNotFoundError, and SettingsError for all other trouble."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a NUL in the path, or no UTF-8
         raise SettingsError(f"cannot read {path}: {error}") from error
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(text, parse_float=parse_float)
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    if not _fits(table):
+        raise SettingsError(f"{path} is not valid TOML: an integer has 64 bits at most")
+    return table
+
+
+def _fits(value: object) -> bool:
+    """Whether all integers are in the bounds that TOML sets, which Python does not."""
+    if isinstance(value, dict):
+        return all(map(_fits, value.values()))
+    if isinstance(value, list):
+        return all(map(_fits, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _known(key: str, where: str) -> Field[Any]:
@@ -172,6 +192,8 @@ def _checked(key: str, value: object, where: str) -> Value:
     if type(value) is not kind or value != value:  # NaN is no number of ours
         names = {str: "text", int: "a whole number", float: "a number"}
         raise _refused(key, value, where, names[kind])
+    if isinstance(value, str) and "\0" in value:
+        raise _refused(key, value, where, "text without NUL")
     choices: tuple[str, ...] = row.metadata["choices"]
     if choices and value not in choices:
         raise _refused(key, value, where, "one of " + ", ".join(choices))

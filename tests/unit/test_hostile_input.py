@@ -19,6 +19,14 @@ FOUND: Sequence[tuple[str, bytes]] = (
     ("git", b"gitdir: HERE\0x\n"),  # a NUL in .git
     ("git", b"gitdir: HERE\n\f../..\0\n"),  # in commondir
     ("git", b"gone\f\f\f\f\fb\f/code/a\0b"),  # in what claude-squad registered
+    ("settings", b"x = " + b"[" * 5000),  # deeper than the stack
+    ("settings", b"x = " + b"9" * 5000),  # more digits than Python reads
+    ("settings", b"poll_interval_s = " + b"9" * 400),  # no float
+    ("settings", b"http_port = 0x" + b"9" * 4000),  # more digits than Python writes
+    ("settings", b'prices_file = "a\\u0000"'),  # no path
+    ("prices", b"x = " + b"[" * 5000),
+    ("prices", b"web_search = " + b"9" * 5000),
+    ("prices", b"web_search = 1e99999999999999999999"),  # no Decimal
 )
 
 

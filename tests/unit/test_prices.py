@@ -214,8 +214,8 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messa
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"cannot read the price table .*none\.toml"):
+    with pytest.raises(SettingsError, match=r"cannot read .*none\.toml"):
         load_prices(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
-    with pytest.raises(SettingsError, match="cannot read the price table"):
+    with pytest.raises(SettingsError, match="cannot read"):
         load_prices(tmp_path / "bytes.toml")
