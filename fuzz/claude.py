@@ -52,4 +52,14 @@ def seeds() -> Iterator[bytes]:
     for path in sorted(FIXTURES.glob("*.jsonl")):
         likely = (line for line in path.read_bytes().split(b"\n") if b'"usage"' in line)
         yield from (line for line, _ in zip(likely, range(3), strict=False) if len(line) < 4000)
-    yield _valid(0).replace(b'"output_tokens": 1', b'"server_tool_use":{"web_search_requests":3}')
+    yield SEARCHED
+
+
+SEARCHED = (
+    _valid(0)
+    .replace(b"valid-0", b"searched")
+    .replace(b'"model": "m"', b'"model": "claude-opus-4-5-20251101"')
+    .replace(
+        b'"output_tokens": 1', b'"output_tokens":1,"server_tool_use":{"web_search_requests":3}'
+    )
+)

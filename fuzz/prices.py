@@ -10,7 +10,7 @@ from squad_otel.errors import SettingsError
 from squad_otel.prices import SHIPPED, Usage, read_prices
 
 _LARGEST = 2**63 - 1
-_MANY = 10**9
+_MANY = 10**9  # what the source of answers lets through
 USAGE = Usage(_MANY, _MANY, _MANY, _MANY, _MANY, _MANY, "fast", "us")
 
 

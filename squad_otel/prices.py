@@ -26,6 +26,7 @@ _TABLE_KEYS = ("as_of", "web_search", "models")
 _NUSD_PER_MILLIONTH = 1000  # a dollar per million tokens is this many nano-USD per token
 _NUSD_PER_THOUSANDTH = 1_000_000  # a dollar per thousand searches, per search
 _MAX_PRICE = 10**6  # dollars; larger is a slip
+_MAX_COST_NUSD = 10**15  # a million dollars for one answer; thousands of them fit 64 bits
 _DATE_SUFFIX = re.compile(r"-\d{8}$")
 _NORMAL_SPEEDS = ("", "standard", "normal")
 
@@ -131,11 +132,13 @@ class Prices:
         """What `usage` of `model` costs in nano-USD; None, never 0, where no price is known."""
         row = self.price(model)
         cost = None if row is None else row.cost_nusd(usage)
-        if cost is None or not usage.web_searches:
-            return cost
-        if self.web_search_nusd is None:
+        if cost is None:
             return None
-        return cost + usage.web_searches * self.web_search_nusd
+        if usage.web_searches:
+            if self.web_search_nusd is None:
+                return None
+            cost += usage.web_searches * self.web_search_nusd
+        return min(cost, _MAX_COST_NUSD)
 
 
 def load_prices(own: Path | None = None) -> Prices:

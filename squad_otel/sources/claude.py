@@ -37,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _OTHER_CHARACTER = re.compile(r"[^a-zA-Z0-9]")
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]  # of one answer
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 

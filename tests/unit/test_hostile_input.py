@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 import fuzz
 from fuzz.__main__ import TARGETS
+from fuzz.claude import SEARCHED
+
+PRICE_KEYS = (b"input", b"output", b"cache_read", b"cache_creation_5m", b"cache_creation_1h")
 
 #: What a fuzzer or a person thought of, and what once was not read.
 FOUND: Sequence[tuple[str, bytes]] = (
@@ -27,6 +30,12 @@ FOUND: Sequence[tuple[str, bytes]] = (
     ("prices", b"x = " + b"[" * 5000),
     ("prices", b"web_search = " + b"9" * 5000),
     ("prices", b"web_search = 1e99999999999999999999"),  # no Decimal
+    ("claude", SEARCHED.replace(b":3}", b":1000000000000}")),  # a cost beyond 64 bits
+    (
+        "prices",
+        b"web_search = 1000000\n[models.a]\nfast = 1000000000\nus_percent = 1000000000\n"
+        + b"".join(b"%b = 1000000\n" % key for key in PRICE_KEYS),
+    ),  # the same
 )
 
 

@@ -219,3 +219,10 @@ def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="cannot read"):
         load_prices(tmp_path / "bytes.toml")
+
+
+def test_no_answer_costs_more_than_the_journal_can_add_up() -> None:
+    """A transcript may say that an answer searched a billion times."""
+    searched = Usage(input_tokens=1, web_searches=10**12)
+    cost_nusd = load_prices().cost_nusd("claude-opus-4-5", searched)
+    assert cost_nusd == 10**15
