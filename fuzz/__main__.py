@@ -13,10 +13,12 @@ import sys
 from pathlib import Path
 
 TARGETS = (
+    "alertmanager",
     "claude",
     "claude_squad",
     "git",
     "prices",
+    "prometheus",
     "reflog",
     "screens",
     "settings",

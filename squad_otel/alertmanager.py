@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 import urllib3
@@ -13,6 +13,7 @@ from squad_otel.errors import QueryError
 
 _TIMEOUT_S = 3.0
 _SILENCE_S = 30 * 86400
+_LAST_S = 2.0**32  # the year 2106: a later time is none
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +30,14 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 class _Answer(msgspec.Struct):
     labels: dict[str, str]
     annotations: dict[str, str]
-    startsAt: datetime  # noqa: N815 - the API's name
+    startsAt: Annotated[datetime, msgspec.Meta(tz=True)]  # noqa: N815 - the API's name
+
+
+_decode_alerts = msgspec.json.Decoder(list[_Answer]).decode
+
+
+class _Silence(msgspec.Struct):
+    silenceID: str  # noqa: N815 - the API's name
 
 
 def firing(url: str) -> list[Alert]:
@@ -37,10 +45,15 @@ def firing(url: str) -> list[Alert]:
 
     The watchdog, which always fires, is left out. Raises QueryError when there is no answer.
     """
-    body = _call("GET", url, "/api/v2/alerts?active=true&silenced=false&inhibited=false")
+    path = "/api/v2/alerts?active=true&silenced=false&inhibited=false"
+    return parse_alerts(_call("GET", url, path), url)
+
+
+def parse_alerts(body: bytes, url: str) -> list[Alert]:
+    """The alerts in an answer, the most severe first. Raises QueryError for any other bytes."""
     try:
-        answers = msgspec.json.decode(body, type=list[_Answer])
-    except msgspec.MsgspecError as error:
+        answers = _decode_alerts(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise QueryError(f"{url} does not answer like an Alertmanager: {error}") from error
     alerts = [
         Alert(
@@ -48,7 +61,7 @@ def firing(url: str) -> list[Alert]:
             severity=answer.labels.get("severity", "none"),
             summary=answer.annotations.get("summary", ""),
             description=answer.annotations.get("description", ""),
-            since=answer.startsAt.timestamp(),
+            since=min(max(answer.startsAt.timestamp(), 0.0), _LAST_S),  # a zero time is year 1
             labels=answer.labels,
         )
         for answer in answers
@@ -72,14 +85,17 @@ def silence_daemon_gone(url: str, journal: str, now_s: float) -> str:
         "createdBy": "squad-otel",
         "comment": "stopped in order by `squad-otel down`",
     }
-    answer: dict[str, Any] = json.loads(_call("POST", url, "/api/v2/silences", silence))
-    return str(answer["silenceID"])
+    body = _call("POST", url, "/api/v2/silences", silence)
+    try:
+        return msgspec.json.decode(body, type=_Silence).silenceID
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise QueryError(f"{url} does not answer like an Alertmanager: {error}") from error
 
 
 def end_silence(url: str, silence: str) -> None:
     """End a silence; one that is gone already is fine."""
     try:
-        _call("DELETE", url, f"/api/v2/silence/{silence}")
+        _call("DELETE", url, f"/api/v2/silence/{quote(silence, safe='')}")
     except QueryError:
         return
 

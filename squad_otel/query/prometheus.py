@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 import urllib3
@@ -30,10 +31,15 @@ _CREATED = BY_NAME["squad.otel.journal.created.timestamp"].prometheus
 Labels = tuple[str, ...]
 
 
+#: Unix seconds of a sample, in what nanoseconds can hold.
+_Stamp = Annotated[float, msgspec.Meta(ge=0, le=2.0**32)]
+_LARGEST = 2.0**63
+
+
 class _Row(msgspec.Struct):
     metric: dict[str, str] = {}
-    value: tuple[float, str] | None = None
-    values: list[tuple[float, str]] = []
+    value: tuple[_Stamp, str] | None = None
+    values: list[tuple[_Stamp, str]] = []
 
 
 class _Data(msgspec.Struct):
@@ -44,6 +50,9 @@ class _Answer(msgspec.Struct):
     status: str
     data: _Data | list[dict[str, str]] | None = None
     error: str = ""
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,13 @@ class PrometheusBackend:
                 f"Prometheus at {self.detail} has heartbeats of journal {journal}, "
                 f"but no {_CREATED} beside them"
             )
-        return round(values[()] * 1000)
+        created = round(values[()] * 1000)
+        if not 0 <= created <= at + _DAY_MS:  # the two machines' clocks may differ a little
+            raise QueryError(
+                f"Prometheus at {self.detail} says that journal {journal} begins at "
+                f"{values[()]:g}, which is after its heartbeats"
+            )
+        return created
 
     def values(
         self, name: str, journal: str, labels: Sequence[str], at: int
@@ -202,9 +217,9 @@ class PrometheusBackend:
         for row in rows:
             if row.value is None:
                 raise QueryError(f"Prometheus at {self.detail} answers with no instant vector")
-            value = float(row.value[1])
-            if not math.isfinite(value):
-                raise QueryError(f"Prometheus at {self.detail} says that {name} is {value}")
+            value = _number(row.value[1])
+            if not abs(value) <= _LARGEST:  # NaN is not, either
+                raise QueryError(f"Prometheus at {self.detail} says that {name} is {value:g}")
             found[tuple(row.metric.get(label, "") for label in labels)] = value
         return found
 
@@ -230,6 +245,17 @@ class PrometheusBackend:
 
     def _post(self, endpoint: str, form: Mapping[str, str]) -> _Data | list[dict[str, str]] | None:
         url = f"{self.detail}/api/v1/{endpoint}"
+        status, body = self.fetch(url, form)
+        try:
+            answer = _decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise QueryError(f"{url} answers {status}, but not like Prometheus: {error}") from error
+        if answer.status != "success":
+            raise QueryError(f"Prometheus at {self.detail} refuses: {answer.error}")
+        return answer.data
+
+    def fetch(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        """POST a form; the answer's status and body."""
         try:
             response = self._pool.request_encode_body(
                 "POST", url, fields=dict(form), encode_multipart=False
@@ -239,15 +265,7 @@ class PrometheusBackend:
                 f"no answer from Prometheus at {self.detail} ({error}): is it running, and is "
                 "prometheus_url right?"
             ) from error
-        try:
-            answer = msgspec.json.decode(response.data, type=_Answer)
-        except msgspec.MsgspecError as error:
-            raise QueryError(
-                f"{url} answers {response.status}, but not like Prometheus: {error}"
-            ) from error
-        if answer.status != "success":
-            raise QueryError(f"Prometheus at {self.detail} refuses: {answer.error}")
-        return answer.data
+        return response.status, response.data
 
 
 class _Ends:
@@ -292,7 +310,7 @@ class _Ends:
         for (*labels, bound), value in self._values(
             metric, "_bucket", (*metric.labels, "le"), at
         ).items():
-            buckets.setdefault(tuple(labels), {})[float(bound)] = _integer(value, 1)
+            buckets.setdefault(tuple(labels), {})[_number(bound)] = _integer(value, 1)
         return {
             labels: _Totals(
                 _integer(sums.get(labels, 0.0), metric.scale),
@@ -325,6 +343,14 @@ def _difference(metric: Metric, labels: Labels, before: _Totals, after: _Totals)
         after.count - before.count,
         tuple(b - a for a, b in zip([0, *cumulative], cumulative, strict=False)),
     )
+
+
+def _number(text: str) -> float:
+    """A number as Prometheus writes it; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _integer(value: float, scale: float) -> int:

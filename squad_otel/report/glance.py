@@ -146,7 +146,7 @@ def _totals(status: Status, calendar: Calendar) -> Text:
 
 def _alerts(status: Status) -> list[RenderableType]:
     if status.alerts is None:
-        return [Text("Alerts: ", "bold") + Text(status.alerts_note, "yellow")]
+        return [Text("Alerts: ", "bold") + Text(clean(status.alerts_note), "yellow")]
     if not status.alerts:
         return [Text("Alerts: ", "bold") + Text("none fires")]
     lines: list[RenderableType] = [Text("Alerts", "bold")]
@@ -220,7 +220,7 @@ def status_json(status: Status, calendar: Calendar) -> str:
         "sessions": [_object(row, calendar) for row in status.sessions],
         "totals": _flat({n: (MEASURES[n].unit, c) for n, c in status.totals.items()}, calendar),
         "alerts": None if status.alerts is None else [_alert(a, calendar) for a in status.alerts],
-        "alerts_note": status.alerts_note,
+        "alerts_note": clean(status.alerts_note),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
@@ -265,10 +265,10 @@ def _flat(cells: Mapping[str, tuple[Unit, Cell]], calendar: Calendar) -> dict[st
 
 def _alert(alert: Alert, calendar: Calendar) -> dict[str, object]:
     return {
-        "name": alert.name,
-        "severity": alert.severity,
+        "name": clean(alert.name),
+        "severity": clean(alert.severity),
         "since": calendar.iso(int(alert.since * NS)),
-        "summary": alert.summary,
-        "description": alert.description,
-        "labels": alert.labels,
+        "summary": clean(alert.summary),
+        "description": clean(alert.description),
+        "labels": {clean(name): clean(value) for name, value in alert.labels.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,27 @@ import fuzz
 from fuzz.__main__ import TARGETS
 from fuzz.claude import SEARCHED
 
+
+def _vectors(*values: tuple[str, float | None]) -> bytes:
+    """Answers of Prometheus, one after the other: a value, and its time in Unix seconds."""
+    at = 1_795_399_940
+    rows = [{"value": [t or at, v], "values": [[t or at, v]]} for v, t in values]
+    answers = ({"status": "success", "data": {"result": [row]}} for row in rows)
+    return b"\n".join([b"x", *(json.dumps(answer).encode() for answer in answers)])
+
+
 PRICE_KEYS = (b"input", b"output", b"cache_read", b"cache_creation_5m", b"cache_creation_1h")
 
 #: What a fuzzer or a person thought of, and what once was not read.
 FOUND: Sequence[tuple[str, bytes]] = (
+    ("alertmanager", b"[" * 100_000),
+    ("alertmanager", b'[{"labels":{"a":"\xff"}}]'),
+    ("alertmanager", b'[{"labels":{},"annotations":{},"startsAt":"0001-01-01T00:00:00"}]'),
+    ("prometheus", b"x\n" + b"[" * 100_000),
+    ("prometheus", b'x\n{"status":"\xff"}'),
+    ("prometheus", _vectors(("1", 1e300))),  # no time
+    ("prometheus", _vectors(("1", None), ("1", None), ("9e18", None))),  # begins in the far future
+    ("prometheus", _vectors(("1", None), ("x", None))),
     ("claude_squad", b'{"instances":[{"worktree":{"worktree_path":"/"}}]}'),  # no name anywhere
     ("git", b"gitdir: HERE\0x\n"),  # a NUL in .git
     ("git", b"gitdir: HERE\n\f../..\0\n"),  # in commondir
