@@ -20,7 +20,6 @@ def check(data: bytes) -> None:
     for alert in alerts:
         assert Calendar().iso(int(alert.since * NS))
         json.dumps(alert.labels, ensure_ascii=False).encode()
-    assert len(alerts) <= len(json.loads(data))
 
 
 def seeds() -> Iterator[bytes]:

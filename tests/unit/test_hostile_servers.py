@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +119,26 @@ def shown(alerts: tuple[alertmanager.Alert, ...] | None, note: str) -> None:
     for alert in found["alerts"] or ():
         assert "".join(alert["labels"].values()).isprintable()
     assert found["alerts_note"].isprintable()
+
+
+def test_what_a_prometheus_says_is_harmless_in_an_error(liar: Liar, tmp_path: Path) -> None:
+    liar.body = json.dumps({"status": "error", "error": f"no\n{EVIL}"}).encode()
+    done = subprocess.run(
+        [sys.executable, "-m", "squad_otel", "report", "--source", "prometheus", "--all"],
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "SQUAD_OTEL_HOME": str(tmp_path),
+            "SQUAD_OTEL_PROMETHEUS_URL": liar.url,
+            "PYTHONIOENCODING": "utf-8",
+        },
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert "refuses: no\n" in said
+    assert all(c.isprintable() or c == "\n" for c in said), said
 
 
 def test_a_silence_is_no_way_to_another_address(liar: Liar) -> None:
