@@ -11,7 +11,7 @@ import click
 
 from squad_otel import __version__
 from squad_otel.errors import SquadOtelError
-from squad_otel.report.text import clean
+from squad_otel.report.text import clean_lines
 
 #: Command -> (module of this package, one line of help). One file a command.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -73,8 +73,7 @@ def main() -> None:
         cli(prog_name="squad-otel")
     except SquadOtelError as error:
         # It may quote what a server or a file says.
-        lines = [clean(line) for line in str(error).split("\n")]
-        click.echo("squad-otel: " + "\n".join(lines), err=True)
+        click.echo(f"squad-otel: {clean_lines(str(error))}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader went away (`| head`): nothing to say, and nothing to flush at exit.

@@ -12,6 +12,7 @@ import psutil
 
 from squad_otel import alertmanager, servers
 from squad_otel.errors import QueryError, ServerError, SettingsError
+from squad_otel.report.text import clean_lines
 from squad_otel.running import Started, running, save, started_servers
 from squad_otel.schema import open_reader
 from squad_otel.settings import Settings, load
@@ -30,7 +31,7 @@ def command() -> None:
     try:
         settings = load(home)
     except SettingsError as error:  # whatever they say, what runs can be stopped
-        click.echo(f"squad-otel: {error}", err=True)
+        click.echo(f"squad-otel: {clean_lines(str(error))}", err=True)
         settings = Settings()
     started = started_servers(home)
     state = running(home)
@@ -58,7 +59,7 @@ def _silence(home: Path, url: str, started: Started) -> None:
         started.silence = alertmanager.silence_daemon_gone(url, journal, time.time())
         click.echo(f"alertmanager  SquadDaemonGone of journal {journal} is silenced until `up`")
     except QueryError as error:
-        click.echo(f"alertmanager  not silenced: {error}", err=True)
+        click.echo(f"alertmanager  not silenced: {clean_lines(str(error))}", err=True)
 
 
 def stop_daemon(home: Path) -> bool:

@@ -13,6 +13,7 @@ import click
 
 from squad_otel import alertmanager, servers
 from squad_otel.errors import ServerError
+from squad_otel.report.text import clean_lines
 from squad_otel.running import Started, running, save, started_servers
 from squad_otel.schema import open_reader
 from squad_otel.settings import Settings, load
@@ -58,7 +59,8 @@ def command(mode: str) -> None:
             except ServerError as error:
                 if mode == "compose":
                     raise
-                click.echo(f"Compose did not come up, trying local programs:\n{error}", err=True)
+                said = clean_lines(str(error))
+                click.echo(f"Compose did not come up, trying local programs:\n{said}", err=True)
         elif mode == "compose":
             raise ServerError(f"{reason}: start Docker, or use --servers local")
     endpoint = servers.COMPOSE_OTLP if use_compose and not settings.otlp_endpoint else ""

@@ -19,6 +19,11 @@ def clean(text: str) -> str:
     return "".join(_shown(character) for character in text)
 
 
+def clean_lines(text: str) -> str:
+    """`text` with each of its lines cleaned, for what is printed outside of a report."""
+    return "\n".join(map(clean, text.split("\n")))
+
+
 def _shown(character: str) -> str:
     if character.isprintable():
         return character

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squad_otel.report.text import clean, cost_text, count_text, duration_text, share_text
+from squad_otel.report.text import (
+    clean,
+    clean_lines,
+    cost_text,
+    count_text,
+    duration_text,
+    share_text,
+)
 
 S = 1_000_000_000
 
@@ -79,3 +86,10 @@ def test_names_lose_what_a_terminal_would_obey() -> None:
 @given(st.text())
 def test_whatever_comes_is_one_printable_line(text: str) -> None:
     assert clean(text).isprintable()
+
+
+@given(st.text())
+def test_lines_stay_lines(text: str) -> None:
+    lines = clean_lines(text).split("\n")
+    assert len(lines) == text.count("\n") + 1
+    assert all(line.isprintable() for line in lines)
