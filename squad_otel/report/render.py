@@ -404,10 +404,13 @@ def _markdown_table(header: list[str], rows: list[list[str]], labels: int) -> li
     return [f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:])] + [""]
 
 
+_MARKS = re.compile(r"[\\`*_\[\]|~#!$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
 def _marked(text: str) -> str:
-    """Text that means nothing to Markdown or HTML."""
+    """Text that means nothing to Markdown or HTML; GitHub makes no link of it, either."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", text)
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 # -- the table of formats ---------------------------------------------------------------------
