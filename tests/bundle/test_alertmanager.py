@@ -128,11 +128,36 @@ def test_templates_say_what_happened(tmp_path: Path) -> None:
         "startsAt": "2026-11-26T18:00:00Z",
         "endsAt": "0001-01-01T00:00:00Z",
     }
+    shown = _rendered(tmp_path, alert)
+    assert shown[0] == "1 firing: SquadSessionWaiting (warning)"
+    assert shown[1].splitlines() == [
+        "A session waits for a human.",
+        "fix-login waits for an answer.",
+        "What to do: docs/runbook.md#squadsessionwaiting",
+    ]
+
+
+def test_the_templates_show_names_as_they_are(tmp_path: Path) -> None:
+    evil = '{{ template "squad.title" . }}{{ .ExternalURL }}<b>$(x)</b>"\'%s'
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": evil, "severity": evil},
+        "annotations": {"summary": evil, "description": evil, "runbook_url": evil},
+        "startsAt": "2026-11-26T18:00:00Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+    }
+    title, text = _rendered(tmp_path, alert)
+    assert title == f"1 firing: {evil} ({evil})"
+    assert text.splitlines() == [evil, evil, f"What to do: {evil}"]
+
+
+def _rendered(tmp_path: Path, alert: dict[str, object]) -> list[str]:
+    """Title and text of a notification about one alert."""
     data = tmp_path / "data.json"
     data.write_text(
         json.dumps({"status": "firing", "alerts": [alert], "commonLabels": alert["labels"]})
     )
-    shown = [
+    return [
         tools.run(
             tools.tool("amtool"),
             "template",
@@ -142,12 +167,6 @@ def test_templates_say_what_happened(tmp_path: Path) -> None:
             f'--template.text={{{{ template "{name}" . }}}}',
         ).strip()
         for name in ("squad.title", "squad.text")
-    ]
-    assert shown[0] == "1 firing: SquadSessionWaiting (warning)"
-    assert shown[1].splitlines() == [
-        "A session waits for a human.",
-        "fix-login waits for an answer.",
-        "What to do: docs/runbook.md#squadsessionwaiting",
     ]
 
 
