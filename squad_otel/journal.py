@@ -33,6 +33,7 @@ from squad_otel.metrics import (
     increment,
     label_value,
 )
+from squad_otel.plain import plain_text
 from squad_otel.rollups import (
     QUARTER_NS,
     SUMS,
@@ -48,6 +49,7 @@ from squad_otel.spool import make_private
 #: How long an event waits for its session to become known before it counts as unknown.
 SESSION_WAIT_NS = 30 * NS
 
+_MAX_LABEL = 100  # characters
 _MAX_INTEGER = 2**63 - 1
 
 _LABEL_COLUMNS = ", ".join(LABELS)
@@ -654,7 +656,7 @@ class Journal:
         for name, label in LABELS.items():
             value = ""
             if _carries(event, name, constants):
-                value = _clean_label(label_value(name, event, constants))
+                value = plain_text(label_value(name, event, constants), _MAX_LABEL)
                 used = self._values[name]
                 if value not in used and value not in (UNKNOWN, OTHER, ""):
                     if len(used) < label.budget:
@@ -741,11 +743,6 @@ def _carries(event: Event, name: str, constants: Mapping[str, str]) -> bool:
         for metric in _COUNTED
         for feed in metric.feeds
     )
-
-
-def _clean_label(value: str) -> str:
-    """A label value on one line, without control characters, of at most 100 characters."""
-    return "".join(c if c.isprintable() else " " for c in value[:100]).strip()
 
 
 def _merge(earlier: Event, later: Event) -> Event | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from squad_otel.commands import agent_name
 from squad_otel.errors import SourceError
 from squad_otel.events import NS, Event, FieldValue
 from squad_otel.ids import session_id
+from squad_otel.plain import plain_text
 from squad_otel.sessions import Session, State
 from squad_otel.sources import screens, tmux
 
@@ -152,10 +152,10 @@ def _instance(entry: msgspec.Raw) -> Instance | None:
     repository_path = raw.worktree.repo_path
     return Instance(
         id=identity,
-        name=plain_text(raw.title) or plain_text(Path(worktree).name) or "unnamed",
-        program=plain_text(agent_name(raw.program)),
-        repository=plain_text(Path(repository_path).name) or "unknown",
-        branch=plain_text(raw.worktree.branch_name),
+        name=_plain(raw.title) or _plain(Path(worktree).name) or "unnamed",
+        program=_plain(agent_name(raw.program)),
+        repository=_plain(Path(repository_path).name) or "unknown",
+        branch=_plain(raw.worktree.branch_name),
         worktree=worktree,
         repository_path=repository_path,
         created_at=parse_time(raw.created_at),
@@ -163,11 +163,8 @@ def _instance(entry: msgspec.Raw) -> Instance | None:
     )
 
 
-def plain_text(text: str) -> str:
-    """`text` on one line without control characters, cut at 100 characters."""
-    start = text[: 100 * _MAX_NAME]
-    kept = (c for c in start if c.isspace() or unicodedata.category(c)[0] != "C")
-    return " ".join("".join(kept).split())[:_MAX_NAME].rstrip()
+def _plain(text: str) -> str:
+    return plain_text(text, _MAX_NAME)
 
 
 def tmux_name(title: str) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from squad_otel.batch import Batch
 from squad_otel.events import NS, Event
 from squad_otel.ids import digest, session_id
+from squad_otel.plain import plain_text
 from squad_otel.sessions import Session
 from squad_otel.sources.reflog import (
     BRANCHES,
@@ -286,7 +287,9 @@ class _Look:
             return False
         inside = run.inside and offset == run.offset
         inode = run.file.identity[1]
-        mark = Bookmark(offset, run.file.tail(offset), inode, branch and _clean(branch), inside)
+        mark = Bookmark(
+            offset, run.file.tail(offset), inode, branch and plain_text(branch, _MAX_NAME), inside
+        )
         text = msgspec.json.encode(mark).decode()
         if offset == run.offset:
             log.settle(text, run)
@@ -455,9 +458,12 @@ class _Look:
                 session=known.id if known else session if isinstance(session, str) else None,
                 program=known.program if known else None,
                 repository=known.repository if known else self._name,
-                branch=_clean(branch) if branch else None,
+                branch=plain_text(branch, _MAX_NAME) if branch else None,
                 success=True,
-                fields={"revision": entry.new, **({"ref": _clean(ref)} if ref else {})},
+                fields={
+                    "revision": entry.new,
+                    **({"ref": plain_text(ref, _MAX_NAME)} if ref else {}),
+                },
             )
         )
 
@@ -477,12 +483,6 @@ def _entries(path: str) -> Iterator[os.DirEntry[str]]:
             yield from sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return
-
-
-def _clean(name: str) -> str:
-    """The name of a ref as it may be kept: printable, and not endless."""
-    text = name.encode(errors="replace").decode()
-    return "".join(c if c.isprintable() else "?" for c in text)[:_MAX_NAME]
 
 
 # The source

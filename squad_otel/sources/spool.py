@@ -16,6 +16,7 @@ from squad_otel.commands import REDACTED, looks_secret
 from squad_otel.errors import SourceError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue
 from squad_otel.ids import digest
+from squad_otel.plain import plain_text
 from squad_otel.sessions import Session, State
 from squad_otel.spool import RECORD_START, SHELL_SEGMENT
 
@@ -294,18 +295,18 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
         if type(value) is not kind:
             raise _SkippedError("bad_field")
         if isinstance(value, str):
-            value = _short(value) if name in _IDENTITIES else _without_secrets(value)
+            value = plain_text(value, _MAX_TEXT) if name in _IDENTITIES else _without_secrets(value)
             if name == "command":  # a shell may have written it whole
                 value = " ".join(value.split()[:2])
         elif not (0 if name in SUM_FIELDS else -_MAX_COUNT) <= value <= _MAX_COUNT:
             raise _SkippedError("bad_field")
         fields[name] = value
-    session = None if record.session is None else _short(record.session)
+    session = None if record.session is None else plain_text(record.session, _MAX_TEXT)
     event = Event(
-        id=_short(record.id) if record.id else position,
+        id=plain_text(record.id, _MAX_TEXT) if record.id else position,
         type=record.type,
         occurred_at=at,
-        source=_short(record.source),
+        source=plain_text(record.source, _MAX_TEXT),
         session=session,
         program=_optional(record.program),
         repository=_optional(record.repository),
@@ -321,7 +322,7 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
     event = msgspec.structs.replace(event, session=key)
     return event, Session(
         id=key,
-        name=_short(record.new_session),
+        name=plain_text(record.new_session, _MAX_TEXT),
         program=event.program or "unknown",
         repository=event.repository or "unknown",
         branch=event.branch or "",
@@ -334,16 +335,12 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
     )
 
 
-def _short(text: str) -> str:
-    """Printable text of at most 200 characters; surrogates, which SQLite refuses, are replaced."""
-    clean = text[:_MAX_TEXT].encode(errors="replace").decode()
-    return "".join(c if c.isprintable() else " " for c in clean).strip()
-
-
 def _without_secrets(text: str) -> str:
     """Printable text in which each word that looks like a secret is replaced."""
-    return " ".join(REDACTED if looks_secret(word) else word for word in _short(text).split())
+    return " ".join(
+        REDACTED if looks_secret(word) else word for word in plain_text(text, _MAX_TEXT).split()
+    )
 
 
 def _optional(text: str | None) -> str | None:
-    return None if text is None else _short(text) or None
+    return None if text is None else plain_text(text, _MAX_TEXT) or None

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "squad_otel"
 #: Lowest first: a module imports only from its own row, or from rows above it.
 LAYERS = (
     ("errors",),
-    ("ids", "commands"),
+    ("ids", "commands", "plain"),
     ("events", "sessions"),
     ("metrics", "settings", "batch", "prices"),
     ("spool", "rollups"),

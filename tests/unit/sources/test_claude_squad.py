@@ -36,7 +36,6 @@ from squad_otel.sources.claude_squad import (
     insiders,
     parse_registry,
     parse_time,
-    plain_text,
     read_registry,
     tmux_name,
 )
@@ -844,14 +843,6 @@ maybe_entries = st.lists(
 @given(maybe_entries)
 def test_each_entry_is_read_or_counted(entries: list[object]) -> None:
     check_registry(registry_of(*entries), len(entries))
-
-
-@given(st.text())
-def test_plain_text(text: str) -> None:
-    plain = plain_text(text)
-    assert len(plain) <= 100
-    assert plain.isprintable()
-    assert plain_text(plain) == plain
 
 
 @pytest.mark.parametrize(

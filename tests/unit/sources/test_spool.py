@@ -184,7 +184,7 @@ def test_texts_are_cut_and_cleaned(tmp_path: Path) -> None:
     write_raw(tmp_path, record(session="a\x1b[31m\n" + "b" * 10_000, repository="\ud800x"))
     (event,) = read_all(tmp_path).events
     assert event.session is not None
-    assert event.session.startswith("a [31m b")
+    assert event.session.startswith("a[31m b")
     assert len(event.session) <= 200
     assert event.repository == "?x"
 
