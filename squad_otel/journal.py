@@ -304,13 +304,14 @@ class Journal:
     def usage(self, session: str) -> tuple[int, int | None] | None:
         """Tokens of all kinds and cost (nano-USD, None: unknown) of a session; None: no answer."""
         with self._mutex:
-            tokens, priced, cost = self._db.execute(
-                "SELECT sum(input_tokens + output_tokens + cache_read_tokens "
-                "+ cache_creation_tokens), sum(priced), sum(cost_nusd) FROM session_rollups "
+            # total() cannot overflow; a gauge is a float in the end.
+            count, tokens, priced, cost = self._db.execute(
+                "SELECT count(*), total(input_tokens + output_tokens + cache_read_tokens "
+                "+ cache_creation_tokens), sum(priced), total(cost_nusd) FROM session_rollups "
                 "WHERE session = ? AND type = 'tokens.used'",
                 (session,),
             ).fetchone()
-        return None if tokens is None else (int(tokens), cost if priced else None)
+        return (int(tokens), int(cost) if priced else None) if count else None
 
     def cursor(self, name: str) -> int:
         """The fold number up to which the reader `name` is done; 0 at first."""

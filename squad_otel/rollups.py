@@ -24,6 +24,10 @@ SUMS = ("n", "priced", "timed", "duration_ns", *SUM_FIELDS)
 #: How many of the durations fall in each bucket; the bounds are those of all histograms together.
 BUCKETS = tuple(f"b{i}" for i in range(len(DURATION_BOUNDS_NS) + 1))
 
+#: A sum ends here, whatever producers say (of durations: two years in one row), so that sums of
+#: rows stay in SQLite's 64 bits.
+MOST = 2**56
+
 _KIND = ("type", "owned", "success")  # success: 1, 0, or -1 where it is not known
 _KEY = ("quarter", "labels", *_KIND)
 _SESSION_KEY = ("quarter", "session", *_KIND)
@@ -51,7 +55,7 @@ CREATE INDEX session_rollups_by_session ON session_rollups (session);
 
 def _upsert(table: str, key: tuple[str, ...], values: tuple[str, ...]) -> str:
     columns = (*key, *values)
-    added = ", ".join(f"{name} = {name} + excluded.{name}" for name in values)
+    added = ", ".join(f"{name} = min({name} + excluded.{name}, {MOST})" for name in values)
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - names from the tables above
         f"VALUES ({', '.join('?' * len(columns))}) "
@@ -98,6 +102,10 @@ class Tally:
             self.sums[place] += int(after.fields.get(name, 0)) - int(before.fields.get(name, 0))
         self.sums[1] += ("cost_nusd" in after.fields) - ("cost_nusd" in before.fields)
 
+    def storable(self) -> list[int]:
+        """The sums as a row holds them."""
+        return [min(amount, MOST) for amount in self.sums]
+
     def merge(self, other: Tally) -> None:
         """All that another tally holds."""
         self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
@@ -135,15 +143,15 @@ class Rolled:
         timed, others = [], []
         for (quarter, labels, kind), tally in self.by_labels.items():
             if tally.buckets is None:
-                others.append((quarter, labels, *kind, *tally.sums))
+                others.append((quarter, labels, *kind, *tally.storable()))
             else:
-                timed.append((quarter, labels, *kind, *tally.sums, *tally.buckets))
+                timed.append((quarter, labels, *kind, *tally.storable(), *tally.buckets))
         db.executemany(_ADD, timed)
         db.executemany(_ADD_SUMS, others)
         db.executemany(
             _ADD_SESSION,
             [
-                (quarter, session, *kind, *tally.sums)
+                (quarter, session, *kind, *tally.storable())
                 for (quarter, session, kind), tally in self.by_session.items()
             ],
         )

@@ -283,7 +283,14 @@ class JournalBackend:
         if ends[0] >= ends[1]:
             return []
         try:
-            return self._db.execute(sql, ends).fetchall()
+            try:
+                return self._db.execute(sql, ends).fetchall()
+            except sqlite3.OperationalError as error:
+                if "integer overflow" not in str(error):
+                    raise
+            # Somebody reported absurd numbers: slower, but there is an answer.
+            self._db.create_aggregate("bounded_sum", 1, _BoundedSum)  # type: ignore[arg-type]  # None is NULL
+            return self._db.execute(sql.replace("sum(", "bounded_sum("), ends).fetchall()
         except sqlite3.Error as error:
             raise QueryError(f"cannot read the journal {self.detail}: {error}") from error
 
@@ -328,6 +335,20 @@ class _Column:
     total: int
     count: int | None
     own_bucket: tuple[int, ...]
+
+
+class _BoundedSum:
+    """An aggregate of SQLite that ends at 64 bits where its own sum() is an error."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+
+    def step(self, amount: int | None) -> None:
+        if amount is not None:
+            self._total = amount + (self._total or 0)
+
+    def finalize(self) -> int | None:
+        return None if self._total is None else min(self._total, 2**63 - 1)
 
 
 class _Sums:
