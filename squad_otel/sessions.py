@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import msgspec
+
+from squad_otel.ids import digest
+
+_HASH = re.compile(r"[0-9a-f]{16}")
 
 
 class State(StrEnum):
@@ -60,4 +65,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The value of the metric label `session`: the name, cut, and a short hash."""
-        return f"{self.name[:32]}-{self.id[:6]}"
+        # A producer's own ids may begin alike; two sessions with one label would be one series.
+        short = self.id if _HASH.fullmatch(self.id) else digest(self.id)
+        return f"{self.name[:32]}-{short[:6]}"
