@@ -55,6 +55,7 @@ _FIRST_LOOK_NS = 10 * NS
 _MAX_BACKOFF_S = 60.0
 _MAX_BACKLOG_POLLS = 16  # looks at one source in a round while it has more to give
 _SPAN_INTERVAL_S = 1.0
+_PRUNE_INTERVAL_S = 60.0
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ class Daemon:
         self._usage: dict[str, Usage] = {}
         self._started_at = clock()
         self._heartbeat = self._started_at
+        self._prune_next = 0.0  # on the monotonic clock
         # One that never succeeds must be seen to fail: it counts from the start.
         self._counts.source_success_at = {s.name: self._started_at for s in sources}
         self.journal = Journal(home, self._started_at)
@@ -144,10 +146,21 @@ class Daemon:
             self.journal.settle(now)
             if now - self._started_at >= _FIRST_LOOK_NS:
                 self.journal.release(now, self._hold_ns)
+            self._prune(now)
         except SquadOtelError as error:
             self._complain("journal", error)
             return
         self._heartbeat = now
+
+    def _prune(self, now: int) -> None:
+        """Delete old events: a few each round, and where there are none, look once a minute."""
+        if time.monotonic() < self._prune_next:
+            return
+        keep_ns = self._settings.retention_days * 86400 * NS
+        pruned = self.journal.prune(now, keep_ns, self._settings.journal_size_mb * 10**6)
+        self._counts.pruned += pruned
+        if not pruned:
+            self._prune_next = time.monotonic() + _PRUNE_INTERVAL_S
 
     # -- one source ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class OwnCounts:
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)  # by source, reason
     overflow: Counter[str] = field(default_factory=Counter)  # by label
     source_errors: Counter[str] = field(default_factory=Counter)  # by source
+    pruned: int = 0
     export_errors: Counter[str] = field(default_factory=Counter)  # by signal
     source_success_at: dict[str, int] = field(default_factory=dict)  # by source, UTC ns
 
@@ -93,6 +94,7 @@ def own_samples(
         Sample("squad.otel.heartbeat.timestamp", {}, heartbeat / NS),
         Sample("squad.otel.journal.created.timestamp", {}, created_at / NS),
         Sample("squad.otel.journal.size", {}, size_bytes),
+        Sample("squad.otel.pruned", {}, counts.pruned),
     ]
     for name, label, counter in (
         ("squad.otel.events", "source", counts.events),

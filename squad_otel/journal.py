@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from squad_otel import retention
 from squad_otel.batch import Batch
 from squad_otel.errors import JournalError
 from squad_otel.events import EVENT_TYPES, NS, SUM_FIELDS, Event, FieldValue, FoldState, owns_count
@@ -51,6 +52,8 @@ SESSION_WAIT_NS = 30 * NS
 
 _MAX_LABEL = 100  # characters
 _MAX_INTEGER = 2**63 - 1
+_DAY_NS = 86400 * NS
+_PRUNED_AT_ONCE = 2000
 
 _LABEL_COLUMNS = ", ".join(LABELS)
 
@@ -267,7 +270,7 @@ class Journal:
         """Commit a batch: events folded, sessions and offsets stored. All of it, or nothing."""
         with self._mutex, self._transaction():
             self._store_sessions(batch.sessions)
-            result = self._store_events(batch.events, now)
+            result = self._store_events(batch.events, now, reread=source != "spool")
             self._settle(now)
             for name, value in batch.offsets.items():
                 self._store_offset(source, name, value)
@@ -300,6 +303,25 @@ class Journal:
                 series.released = True
                 del self._held[series.id]
             return len(due)
+
+    def prune(self, now: int, keep_ns: int, size_bytes: int) -> int:
+        """Delete some of the oldest events, if there are any too many; returns how many.
+
+        Too many are those older than `keep_ns`, and the oldest beyond a size of `size_bytes`, but
+        none of the last day; 0 is no limit. Called again and again it deletes all of them, in
+        transactions of about 2,000. Roll-ups and lifetime totals stay.
+        """
+        with self._mutex:
+            before = now - keep_ns if keep_ns else 0
+            if size_bytes and retention.used_bytes(self._db) > size_bytes:
+                before = max(before, now - _DAY_NS)
+            old = "SELECT 1 FROM events WHERE occurred_at < ? AND state != 'pending' LIMIT 1"
+            if self._db.execute(old, (before - before % QUARTER_NS,)).fetchone() is None:
+                return 0
+            with self._transaction():
+                deleted = retention.prune(self._db, before, _PRUNED_AT_ONCE)
+            self._reload()
+        return deleted
 
     def usage(self, session: str) -> tuple[int, int | None] | None:
         """Tokens of all kinds and cost (nano-USD, None: unknown) of a session; None: no answer."""
@@ -344,6 +366,8 @@ class Journal:
             self._reload_after_failure()
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            if self._others_changes() != self._seen_changes:  # somebody had something forgotten
+                self._reload()
             yield
             self._db.execute("COMMIT")
         except BaseException as error:
@@ -364,8 +388,13 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(f"cannot read the journal {self._path}: {error}") from error
 
+    def _others_changes(self) -> int:
+        """A number that changes when another process wrote to the file."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
     def _reload(self) -> None:
         db = self._db
+        self._seen_changes = self._others_changes()
         self._sessions: dict[str, Session] = {
             key: _decode_session(data) for key, data in db.execute("SELECT id, data FROM sessions")
         }
@@ -406,9 +435,8 @@ class Journal:
             row[1]: stored_event(row)
             for row in db.execute(_SELECT_EVENT + "WHERE state = 'pending' ORDER BY seq")
         }
-        self._next_fold = 1 + int(
-            db.execute("SELECT coalesce(max(folded), 0) FROM events").fetchone()[0]
-        )
+        self._next_fold = 1 + retention.last_folded(db)
+        self._pruned_before = retention.pruned_before(db)
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._ids_by_name: dict[str, set[str]] = {}
         for session in self._sessions.values():
@@ -465,13 +493,16 @@ class Journal:
                 (source, name, value),
             )
 
-    def _store_events(self, events: Sequence[Event], now: int) -> Appended:
+    def _store_events(self, events: Sequence[Event], now: int, reread: bool) -> Appended:
+        """Insert, merge or know each event; `reread`: their source may read old things again."""
         fresh: dict[str, Event] = {}
         merged = known = 0
         stored = self._stored([event.id for event in events])
         for event in events:
             earlier = stored.get(event.id)
-            if earlier is not None:
+            if earlier is None and event.occurred_at < self._pruned_before and reread:
+                known += 1  # it was here, and was pruned
+            elif earlier is not None:
                 better = self._merge_stored(earlier, event, now)
                 if better is None:
                     known += 1

@@ -349,6 +349,12 @@ METRICS: tuple[Metric, ...] = (
         ("source",),
     ),
     Metric(
+        "squad.otel.pruned",
+        Kind.RESETTING,
+        "{event}",
+        "Events deleted because of their age or the journal's size, since the daemon started.",
+    ),
+    Metric(
         "squad.otel.skipped",
         Kind.RESETTING,
         "{record}",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -174,29 +173,22 @@ _QUARTER = f"occurred_at / {QUARTER_NS}"
 _EVENT_KIND = "type, owned, coalesce(success, -1)"
 
 
-def recount(db: sqlite3.Connection, quarters: Iterable[int] | None = None) -> None:
-    """Make the roll-ups anew from the live events: all of them, or those of some quarters.
+def recount(db: sqlite3.Connection, first: int = 0, last: int = 2**62 // QUARTER_NS) -> None:
+    """Make the roll-ups of the quarters from `first` to `last` anew from their live events.
 
     For quarters whose events are all still there. Inside the caller's transaction.
     """
-    if quarters is None:
-        db.execute("DELETE FROM rollups")
-        db.execute("DELETE FROM session_rollups")
-        _insert(db, "")
-        return
-    for number in quarters:
-        db.execute("DELETE FROM rollups WHERE quarter = ?", (number,))
-        db.execute("DELETE FROM session_rollups WHERE quarter = ?", (number,))
-        since = number * QUARTER_NS
-        _insert(db, f"AND occurred_at >= {since} AND occurred_at < {since + QUARTER_NS}")
-
-
-def _insert(db: sqlite3.Connection, where: str) -> None:
+    live = "state = 'live' AND occurred_at >= ? AND occurred_at < ?"
+    since, until = first * QUARTER_NS, (last + 1) * QUARTER_NS
+    for table in ("rollups", "session_rollups"):
+        db.execute(f"DELETE FROM {table} WHERE quarter BETWEEN ? AND ?", (first, last))  # noqa: S608
     db.execute(
         f"INSERT INTO rollups SELECT {_QUARTER}, labels, {_EVENT_KIND}, {_EVENT_SUMS}, "  # noqa: S608
-        f"{_EVENT_BUCKETS} FROM events WHERE state = 'live' {where} GROUP BY 1, 2, 3, 4, 5"
+        f"{_EVENT_BUCKETS} FROM events WHERE {live} GROUP BY 1, 2, 3, 4, 5",
+        (since, until),
     )
     db.execute(
         f"INSERT INTO session_rollups SELECT {_QUARTER}, session, {_EVENT_KIND}, {_EVENT_SUMS} "  # noqa: S608
-        f"FROM events WHERE state = 'live' AND session IS NOT NULL {where} GROUP BY 1, 2, 3, 4, 5"
+        f"FROM events WHERE {live} AND session IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
+        (since, until),
     )

@@ -66,6 +66,14 @@ class Settings:
         "~/.claude and ~/.config/claude.",
     )
     prices_file: str = _row("", "A price table (TOML) laid over the one that is shipped.")
+    retention_days: int = _row(
+        400, "How long events are kept; roll-ups and totals stay. 0: for ever.", maximum=36500
+    )
+    journal_size_mb: int = _row(
+        2048,
+        "From which size on the oldest events are deleted, but none of the last day. 0: no limit.",
+        maximum=10**7,
+    )
     time_zone: str = _row("", "Time zone of report periods, e.g. Europe/Berlin; empty: local.")
     week_start: str = _row(
         "monday",

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("status", "Each session, the totals, the alerts firing now."),
     "sessions": ("sessions", "List sessions, live and ended."),
     "report": ("report", "Report on a day, a week, a month or any period."),
+    "forget": ("forget", "Remove what was recorded of a session, a repository or a time."),
     "exec": ("exec", "Run a command and record it."),
     "daemon": ("daemon", "Run the daemon in the foreground."),
     "demo": ("demo", "Watch a small real squad at work, in about a minute."),
