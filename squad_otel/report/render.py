@@ -33,6 +33,9 @@ SHOWN_ROWS = 20
 
 NO_DATA = "no data"
 
+#: A Prometheus's last scrape is always somewhat older than the end; this much is worth a sentence.
+_LAG_NS = 600 * NS
+
 _JSON_UNITS: Mapping[Unit, str] = {
     Unit.COUNT: "count",
     Unit.DURATION: "s",
@@ -125,16 +128,21 @@ def covered_text(report: Report, covered: tuple[int, int] | None) -> str:
 
 
 def partly(report: Report) -> str:
-    """Sentences where the source begins later than what is compared; else empty."""
-    covered, before = report.covered, report.covered_before
-    if covered is None:
+    """Sentences where the source covers less than what is compared; else empty."""
+    if report.covered is None:
         return f"The {report.source} knows nothing of this period."
     moment = report.calendar.moment
     found = []
-    if covered[0] > report.period.since:
-        found.append(f"Covered from {moment(covered[0])}.")
-    if before is not None and before[0] > report.before.since:
-        found.append(f"The period before is covered from {moment(before[0])}.")
+    for what, period, covered in (
+        ("Covered", report.period, report.covered),
+        ("The period before is covered", report.before, report.covered_before),
+    ):
+        if covered is None:
+            continue
+        since = f" from {moment(covered[0])}" if covered[0] > period.since else ""
+        until = f" until {moment(covered[1])}" if covered[1] < period.end - _LAG_NS else ""
+        if since or until:
+            found.append(f"{what}{since}{until}.")
     return " ".join(found)
 
 

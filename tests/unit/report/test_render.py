@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.cells import cell_len
 
+from squad_otel.events import NS
 from squad_otel.query.journal import JournalBackend
 from squad_otel.query.measures import Unit
 from squad_otel.query.periods import Calendar
@@ -250,3 +251,14 @@ def test_the_covered_part_is_said(fortnight: tuple[Path, week.Truth]) -> None:
     report = build(backend, berlin, berlin.current("weekly", END - week.DAY), END - week.DAY)
     backend.close()
     assert partly(report) == "The period before is covered from Mon 10 Nov 2025 01:00."
+
+
+def test_a_source_that_ended_early_says_until_when(fortnight: tuple[Path, week.Truth]) -> None:
+    report = report_of(fortnight[0], "weekly", END - week.HOUR)
+    assert partly(report) == ""
+    scrapes = report.period.since, report.period.end - 60 * NS
+    assert partly(replace(report, covered=scrapes)) == ""  # where a Prometheus always ends
+    broken = report.period.since, report.period.end - 2 * week.DAY
+    assert partly(replace(report, covered=broken)) == "Covered until Fri 21 Nov 2025 23:00."
+    both = replace(report, covered=(broken[0] + week.HOUR, broken[1]))
+    assert partly(both) == "Covered from Mon 17 Nov 2025 01:00 until Fri 21 Nov 2025 23:00."
