@@ -47,6 +47,8 @@ HOLD_NS = 2 * SCRAPE_NS
 _FIRST_LOOK_NS = 10 * NS
 
 _TICK = 15 * NS
+#: So long before an edge a series is born whose hold is over, just, at the edge.
+_BORN = 10 * _TICK
 #: Within these of an edge or an incident there is a scrape a minute and a round each 15 s; else one
 #: each half hour: no read looks between.
 _BEFORE, _AFTER = 7 * MINUTE, 3 * MINUTE
@@ -65,10 +67,10 @@ _DOWN = (
 #: The clock is set: when, by how much. Berlin's midnight of the 22nd comes twice, New York's of
 #: the 24th never.
 _STEPS = (
-    (at("10-19 09:13"), HOUR),
-    (at("10-21 21:20"), -HOUR),
-    (at("10-23 12:00"), -HOUR),
-    (at("10-24 04:30"), HOUR),
+    (at("10-19 09:13"), HOUR + 7 * NS),
+    (at("10-21 21:20"), -HOUR - 3 * NS),
+    (at("10-23 12:00"), -HOUR + 11 * NS),
+    (at("10-24 04:30"), HOUR - 15 * NS),
 )
 
 #: Wall-clock times of the two Prometheis: when they began, and when they were down.
@@ -87,7 +89,11 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(eq=False, slots=True)
 class Increment:
-    """What one event adds to one series. `folded_at` and `shown` (by Prometheus) are UTC ns."""
+    """What one event adds to one series.
+
+    Times are those of the wall clock, but `shown` is, by Prometheus, on the true one: when the
+    first scrape that showed it was.
+    """
 
     metric: str
     labels: Labels
@@ -111,28 +117,43 @@ class Life:
     increments: list[Increment] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Scrape:
+    """When it was: by the machine's clock, and truly."""
+
+    wall: int
+    true: int
+    recorder: str
+
+
 @dataclass
 class Recorder:
-    """A Prometheus: takes a scrape unless it is down, or the clock stands before its last one."""
+    """A Prometheus, down at times. It refuses what is older than its newest sample by `window`."""
 
     name: str
-    phase: int
+    interval: int
     since: int
     gaps: tuple[tuple[int, int], ...]
-    lines: list[str] = field(default_factory=list)
-    stamps: dict[str, list[int]] = field(default_factory=dict)
-    _last: int = 0
+    window: int
+    lines: dict[int, str] = field(default_factory=dict)
+    scrapes: dict[str, list[Scrape]] = field(default_factory=dict)
+    _newest: int = 0
 
-    def takes(self, now: int) -> bool:
-        down = now < self.since or any(a <= now < b for a, b in self.gaps)
-        return not down and now > self._last
+    def takes(self, true: int, wall: int) -> bool:
+        if wall < self.since or _within(wall, self.gaps) or true % self.interval:
+            return False
+        return wall > self._newest - self.window and wall not in self.lines
 
-    def take(self, now: int, journal: str, body: list[str]) -> None:
-        self._last = now
-        self.stamps.setdefault(journal, []).append(now)
-        stamp = f" {now / NS:.3f}\n"
+    def take(self, scrape: Scrape, journal: str, body: list[str]) -> None:
+        self._newest = max(self._newest, scrape.wall)
+        self.scrapes.setdefault(journal, []).append(scrape)
+        stamp = f" {scrape.wall / NS:.3f}\n"
         own = f'{{instance="{self.name}:9466",replica="{self.name}",'
-        self.lines.append(stamp.join([line.replace("{", own, 1) for line in body]) + stamp)
+        self.lines[scrape.wall] = stamp.join([t.replace("{", own, 1) for t in body]) + stamp
+
+    def text(self) -> str:
+        """All of it as OpenMetrics, in the order of time."""
+        return "".join([*(text for _, text in sorted(self.lines.items())), "# EOF\n"])
 
 
 @dataclass(slots=True)
@@ -195,11 +216,11 @@ class _Holds:
         self.released |= fresh
         return bool(fresh)
 
-    def see(self, recorder: str, now: int) -> None:
+    def see(self, recorder: str, true: int) -> None:
         unseen = self.unseen.get(recorder, [])
         for increment in unseen:
             if increment.series in self.released:
-                increment.shown[recorder] = now
+                increment.shown[recorder] = true
         self.unseen[recorder] = [i for i in unseen if recorder not in i.shown]
 
 
@@ -211,8 +232,9 @@ class Month:
         self._random = random.Random(seed)
         self.lives: list[Life] = []
         self.recorders = (
-            Recorder("a", 0, START, _GAPS_A),
-            Recorder("b", 30 * NS, LATE, _GAPS_B),
+            Recorder("a", SCRAPE_NS, START, _GAPS_A, 0),
+            # At every second of its scrapes at the same instant as the other.
+            Recorder("b", SCRAPE_NS // 2, LATE, _GAPS_B, 30 * MINUTE),
         )
         self.edges = sorted({e for zone in ZONES for e in midnights(zone) if START <= e < END})
         self._squad = _Squad(self._random, self.edges)
@@ -236,18 +258,18 @@ class Month:
                     continue
                 if daemon is None:
                     daemon = self._begin(queue, wall)
-                if self._looks(wall):
+                if self._looks(true, wall):
                     self._round(daemon, queue, wall - _ROUND_AGE)
-                    self._scrape(daemon, wall)
+                    self._scrape(daemon, true, wall)
         finally:
             self._end(daemon, END)
 
     def _choose_restarts(self) -> list[tuple[int, int]]:
         """Short ones, some within the hold of what was born at an edge."""
         starts = [self._random.randrange(START + DAY, END - DAY, _TICK) for _ in range(6)]
-        for edge in self._random.sample(self.edges[3:-3], 12):
-            starts.append(edge + self._random.randrange(-8, 8) * _TICK)
-        return [(start, start + self._random.choice([1, 2, 5]) * _TICK) for start in starts]
+        # What is born `_BORN` before an edge would show at it, did the restart not hold it again.
+        starts += [edge - 5 * _TICK for edge in self._squad.births]
+        return [(start, start + self._random.choice([1, 2]) * _TICK) for start in starts]
 
     def _dense_ticks(self) -> set[int]:
         """Where somebody looks often, as numbers of 15 s of the wall clock."""
@@ -260,8 +282,8 @@ class Month:
             for tick in range((moment - _BEFORE) // _TICK, (moment + _AFTER) // _TICK)
         }
 
-    def _looks(self, wall: int) -> bool:
-        return wall // _TICK in self._dense or wall % _SPARSE in (0, 30 * NS)
+    def _looks(self, true: int, wall: int) -> bool:
+        return wall // _TICK in self._dense or true % _SPARSE in (0, 30 * NS)
 
     def _begin(self, queue: _Queue, now: int) -> Daemon:
         self._now = now
@@ -291,14 +313,14 @@ class Month:
         if self._holds.release(now) or changed or not self._body:
             self._body = _body(points(daemon.journal.id, daemon.journal.shown(), []))
 
-    def _scrape(self, daemon: Daemon, now: int) -> None:
+    def _scrape(self, daemon: Daemon, true: int, wall: int) -> None:
         for recorder in self.recorders:
-            if now % SCRAPE_NS == recorder.phase and recorder.takes(now):
+            if recorder.takes(true, wall):
                 journal = daemon.journal
                 own = own_samples(OwnCounts(), "test", self._now, journal.created_at, 0)
                 body = [*self._body, *_body(points(journal.id, [], own))]
-                recorder.take(now, journal.id, body)
-                self._holds.see(recorder.name, now)
+                recorder.take(Scrape(wall, true, recorder.name), journal.id, body)
+                self._holds.see(recorder.name, true)
 
 
 class _Squad:
@@ -315,12 +337,15 @@ class _Squad:
             "operation": 1,
         }
         self._records: list[_Record] = []
+        self.births = rnd.sample(edges[3:-3], 10)
 
     def records(self) -> list[_Record]:
         """All of them, in the order in which they arrive."""
         for moment, births in self._moments():
             self._births = births
             self._make(moment, wall_clock(moment))
+        for number, edge in enumerate(self.births):
+            self._error(edge - _BORN, wall_clock(edge - _BORN), f"Birth{number}")
         return sorted(self._records, key=lambda record: record.at)
 
     def _moments(self) -> list[tuple[int, float]]:
@@ -331,7 +356,7 @@ class _Squad:
             work = [day + rnd.randrange(7 * HOUR, 19 * HOUR) for _ in range(rnd.randrange(40, 80))]
             moments += [(moment, 0.01) for moment in work if moment not in meal]
         for edge in self._edges:
-            if rnd.random() < 0.4:
+            if rnd.random() < 0.25:
                 for _ in range(rnd.randrange(1, 9)):
                     moment = edge + rnd.randrange(-4 * MINUTE, 3 * MINUTE)
                     # Where the clock is wrong, it is the edge by that clock that is meant.
@@ -469,10 +494,7 @@ class _Squad:
         if kind == "prompt.sent":
             self._add(true, self._event(kind, now, owner), ("squad.prompts", owner, 1))
         elif kind == "error":
-            fields = {"severity": "warning", "component": "mcp"}
-            event = self._event(kind, now, owner, error_type="Timeout", fields=fields)
-            labels = {**owner, "error_type": "Timeout", **fields}
-            self._add(true, event, ("squad.errors", labels, 1))
+            self._error(true, now, "Timeout")
         else:
             name, length = f"job{self._pick('operation', _OPERATIONS)}", self._length(7, 12)
             event = self._event(
@@ -480,6 +502,11 @@ class _Squad:
             )
             labels = {"program": owner["program"], "operation": name, "error_type": ""}
             self._add(true, event, ("squad.operation.duration", labels, length))
+
+    def _error(self, true: int, now: int, error: str) -> None:
+        owner, fields = self._owner(), {"severity": "warning", "component": "mcp"}
+        event = self._event("error", now, owner, error_type=error, fields=fields)
+        self._add(true, event, ("squad.errors", {**owner, "error_type": error, **fields}, 1))
 
     def _session(self, true: int, now: int) -> None:
         owner = self._owner()
