@@ -20,6 +20,7 @@ from squad_otel.events import NS, Event
 from squad_otel.export import prometheus as exposition
 from squad_otel.export.points import points
 from squad_otel.gauges import OwnCounts, own_samples
+from squad_otel.journal import Journal, Shown
 from squad_otel.sessions import Session
 from squad_otel.settings import Settings
 
@@ -194,8 +195,8 @@ class _Holds:
     def start(self, now: int) -> None:
         self._started = now
 
-    def fold(self, life: Life, records: list[_Record], now: int) -> bool:
-        """Count what has to wait no longer; whether there was anything."""
+    def fold(self, life: Life, records: list[_Record], now: int) -> None:
+        """Count what has to wait no longer."""
         self._waiting += [r for r in records if r.event.occurred_at >= life.created_at]
         ready = [r for r in self._waiting if (r.event.settles_at or 0) <= now]
         for record in ready:
@@ -206,15 +207,14 @@ class _Holds:
                 life.increments.append(increment)
                 for unseen in self.unseen.values():
                     unseen.append(increment)
-        return bool(ready)
 
-    def release(self, now: int) -> bool:
-        if now - self._started < _FIRST_LOOK_NS:
-            return False
-        due = {s for s, born in self._born.items() if now - max(born, self._started) >= HOLD_NS}
-        fresh = due - self.released
-        self.released |= fresh
-        return bool(fresh)
+    def release(self, now: int) -> None:
+        if now - self._started >= _FIRST_LOOK_NS:
+            self.released |= {
+                series
+                for series, born in self._born.items()
+                if now - max(born, self._started) >= HOLD_NS
+            }
 
     def see(self, recorder: str, true: int) -> None:
         unseen = self.unseen.get(recorder, [])
@@ -295,7 +295,8 @@ class Month:
             self._holds = _Holds()
             self._holds.unseen = {recorder.name: [] for recorder in self.recorders}
         self._holds.start(now)
-        self._body: list[str] = []
+        self._shown: list[Shown] = []
+        self._lines: list[str] = []
         return daemon
 
     def _end(self, daemon: Daemon | None, now: int) -> None:
@@ -309,18 +310,24 @@ class Month:
         self._now = now
         due = list(queue.due)
         daemon.round()
-        changed = self._holds.fold(self.lives[-1], due, now)
-        if self._holds.release(now) or changed or not self._body:
-            self._body = _body(points(daemon.journal.id, daemon.journal.shown(), []))
+        self._holds.fold(self.lives[-1], due, now)
+        self._holds.release(now)
 
     def _scrape(self, daemon: Daemon, true: int, wall: int) -> None:
         for recorder in self.recorders:
             if recorder.takes(true, wall):
                 journal = daemon.journal
                 own = own_samples(OwnCounts(), "test", self._now, journal.created_at, 0)
-                body = [*self._body, *_body(points(journal.id, [], own))]
+                body = [*self._series(journal), *_body(points(journal.id, [], own))]
                 recorder.take(Scrape(wall, true, recorder.name), journal.id, body)
                 self._holds.see(recorder.name, true)
+
+    def _series(self, journal: Journal) -> list[str]:
+        """The lifetime series' lines; what did not change is not rendered again."""
+        shown = journal.shown()
+        if shown != self._shown:
+            self._shown, self._lines = shown, _body(points(journal.id, shown, []))
+        return self._lines
 
 
 class _Squad:
