@@ -112,23 +112,25 @@ class Recorder:
                 self._full += 1
                 self._lost = True
                 self._complain(error)
-        if self._full:
-            self._lines.append(encode({"dropped": self._full, "reason": "producer"}))
-            self._full = 0
 
     def _append_lines(self) -> bool:
-        if not self._lines:
+        lines, dropped = self._lines, self._full
+        if dropped:
+            lines = [*lines, encode({"dropped": dropped, "reason": "producer"})]
+        if not lines:
             return True
         try:
-            append(self._home, self._lines)
+            append(self._home, lines)
         except Exception as error:
             self._complain(error)
+            del self._lines[: getattr(error, "written", 0)]
             if len(self._lines) > _MAX_QUEUE:
                 self._full += len(self._lines)
                 self._lost = True
                 self._lines.clear()
             return False
         self._lines.clear()
+        self._full -= dropped
         return True
 
     def _complain(self, error: Exception) -> None:

@@ -20,7 +20,11 @@ class JournalBusyError(JournalError):
 
 
 class SpoolError(SquadOtelError):
-    """A spool file or folder cannot be used."""
+    """A spool file or folder cannot be used. `written` records were appended before it failed."""
+
+    def __init__(self, message: str, written: int = 0) -> None:
+        super().__init__(message)
+        self.written = written
 
 
 class SourceError(SquadOtelError):

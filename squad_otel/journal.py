@@ -43,7 +43,7 @@ from squad_otel.rollups import (
     Tally,
     kind,
 )
-from squad_otel.schema import connect, journal_path, lock, prepare
+from squad_otel.schema import connect, in_words, journal_path, lock, prepare
 from squad_otel.sessions import Session
 from squad_otel.spool import make_private
 
@@ -214,11 +214,12 @@ class Journal:
             self._lock_fd = None
             raise
         self._path = journal_path(home)
-        meta = dict(self._db.execute("SELECT key, value FROM meta"))
-        self.id: str = meta["id"]
-        self.created_at = int(meta["created_at"])
         self._opened_at = now
-        self._reload()
+        try:
+            self._reload_or_say()
+        except JournalError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file and give the lock back."""
@@ -363,7 +364,7 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         if self._stale:
-            self._reload_after_failure()
+            self._reload_or_say()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             if self._others_changes() != self._seen_changes:  # somebody had something forgotten
@@ -374,19 +375,23 @@ class Journal:
             # What is in memory may be ahead of the file now: read it again, before anything else.
             self._stale = True
             with suppress(JournalError):
-                self._reload_after_failure()
+                self._reload_or_say()
             if isinstance(error, sqlite3.Error):
-                raise JournalError(f"cannot write the journal {self._path}: {error}") from error
+                raise JournalError(
+                    f"cannot write the journal {self._path}: {in_words(error)}"
+                ) from error
             raise
         self._commit_memory()
 
-    def _reload_after_failure(self) -> None:
+    def _reload_or_say(self) -> None:
         try:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._reload()
         except sqlite3.Error as error:
-            raise JournalError(f"cannot read the journal {self._path}: {error}") from error
+            raise JournalError(
+                f"cannot read the journal {self._path}: {in_words(error)}"
+            ) from error
 
     def _others_changes(self) -> int:
         """A number that changes when another process wrote to the file."""
@@ -395,6 +400,9 @@ class Journal:
     def _reload(self) -> None:
         db = self._db
         self._seen_changes = self._others_changes()
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        self.id: str = meta["id"]
+        self.created_at = int(meta["created_at"])
         self._sessions: dict[str, Session] = {
             key: _decode_session(data) for key, data in db.execute("SELECT id, data FROM sessions")
         }

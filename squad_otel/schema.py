@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from squad_otel import rollups
 from squad_otel.errors import JournalBusyError, JournalError
@@ -102,7 +103,13 @@ def journal_path(home: Path) -> Path:
 
 def lock(path: Path, attempts: int = 1) -> int:
     """Hold the writer's lock; the descriptor gives it back when closed, or when we die."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalError(
+            f"cannot write in {path.parent}: {error.strerror}; "
+            "set SQUAD_OTEL_HOME to another folder"
+        ) from error
     for attempt in range(attempts):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +130,7 @@ def locked(home: Path) -> bool:
         os.close(lock(home / "writer.lock"))
     except JournalBusyError:
         return True
-    except OSError:
+    except JournalError:
         return False
     return False
 
@@ -140,16 +147,26 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     return db
 
 
+def in_words(error: sqlite3.Error) -> str:
+    """What an error of SQLite means for the journal, and what to do where the file is damaged."""
+    if "malformed" in str(error) or "not a database" in str(error):
+        return (
+            f"it is no journal or is damaged ({error}): `squad-otel down`, move it away, and "
+            "`squad-otel up` begins a new one"
+        )
+    return str(error)
+
+
 def _check(db: sqlite3.Connection, path: Path) -> int:
     """The schema version of an open file; 0 for an empty one."""
     try:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except sqlite3.OperationalError as error:  # locked, or in a folder that cannot be written
+        raise JournalError(f"cannot read the journal {path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise JournalError(
-            f"{path} is no journal or is damaged ({error}): move it away to begin a new one"
-        ) from error
+        raise JournalError(f"{path}: {in_words(error)}") from error
     if empty and application == 0 and version == 0:
         return 0
     if application != APPLICATION_ID:
@@ -178,7 +195,7 @@ def prepare(db: sqlite3.Connection, path: Path, now: int) -> None:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
     except sqlite3.Error as error:
-        raise JournalError(f"cannot write the journal {path}: {error}") from error
+        raise JournalError(f"cannot write the journal {path}: {in_words(error)}") from error
 
 
 def open_reader(home: Path) -> sqlite3.Connection:
@@ -190,7 +207,7 @@ def open_reader(home: Path) -> sqlite3.Connection:
     path = journal_path(home)
     if not path.exists():
         raise JournalError(f"no journal at {path}: `squad-otel up` begins one")
-    db = connect(path, writable=False)
+    db = _connect_unwritable(path) or connect(path, writable=False)
     try:
         version = _check(db, path)
         if version == 0:
@@ -202,6 +219,18 @@ def open_reader(home: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _connect_unwritable(path: Path) -> sqlite3.Connection | None:
+    """A file in a folder that nobody can write, which no log belongs to; None for any other.
+
+    SQLite would write beside a file in order to read it.
+    """
+    log = Path(f"{path}-wal")
+    if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+        return None
+    name = quote(str(path.absolute()))
+    return sqlite3.connect(f"file:{name}?immutable=1", uri=True, isolation_level=None)
 
 
 def _update(home: Path) -> None:

@@ -61,8 +61,8 @@ def encode(record: Mapping[str, object]) -> bytes:
 def append(home: Path, lines: Iterable[bytes]) -> None:
     """Append encoded records, several in one `write()`. When this returns they are acknowledged.
 
-    Raises SpoolError when the file cannot be opened or the disk is full; what was written until
-    then is on disk.
+    Raises SpoolError when the file cannot be opened or the disk is full; it says how many records
+    were written until then.
     """
     folder = home / "spool"
     path = folder / segment_name(time.time())
@@ -76,13 +76,16 @@ def append(home: Path, lines: Iterable[bytes]) -> None:
             fd = os.open(path, flags, 0o600)
     except OSError as error:
         raise SpoolError(f"cannot open the spool file {path}: {error.strerror}") from error
+    done = 0
     try:
         for chunk in _chunks(lines):
-            written = os.write(fd, chunk)
-            if written != len(chunk):
-                raise SpoolError(f"cannot write to {path}: only {written} of {len(chunk)} bytes")
+            size = os.write(fd, chunk)
+            done += chunk.count(b"\n", 0, size)
+            if size != len(chunk):
+                problem = f"only {size} of {len(chunk)} bytes"
+                raise SpoolError(f"cannot write to {path}: {problem}", done)
     except OSError as error:
-        raise SpoolError(f"cannot write to {path}: {error.strerror}") from error
+        raise SpoolError(f"cannot write to {path}: {error.strerror}", done) from error
     finally:
         os.close(fd)
 

@@ -33,7 +33,7 @@ def command() -> None:
     except SettingsError as error:  # whatever they say, what runs can be stopped
         click.echo(f"squad-otel: {clean_lines(str(error))}", err=True)
         settings = Settings()
-    started = started_servers(home)
+    started, before = started_servers(home), started_servers(home)
     state = running(home)
     if state is not None and settings.alertmanager_url:
         _silence(home, settings.alertmanager_url, started)
@@ -47,7 +47,7 @@ def command() -> None:
         servers.stop_compose(servers.compose_environ(home, settings))
         click.echo("compose       stopped; its volumes stay")
         started.compose = {}
-    if home.exists():
+    if started != before:
         save(home, started)
 
 

@@ -20,7 +20,7 @@ from squad_otel.errors import QueryError
 from squad_otel.metrics import BY_NAME, CONDITIONS, DURATION_BOUNDS_NS, LABELS, Feed, Metric
 from squad_otel.query.measures import Gain, Reading
 from squad_otel.rollups import BUCKETS, QUARTER_NS
-from squad_otel.schema import journal_path, open_reader
+from squad_otel.schema import in_words, journal_path, open_reader
 from squad_otel.sessions import Session
 
 #: The label of what `by_session` reads.
@@ -202,7 +202,7 @@ class JournalBackend:
             }
         except sqlite3.Error as error:
             self._db.close()
-            raise QueryError(f"cannot read the journal {self.detail}: {error}") from error
+            raise self._unreadable(error) from error
         self.created_at = int(meta["created_at"])
         #: Events before it (UTC ns) are pruned: only whole quarters of an hour are known there.
         self.pruned_before = int(meta.get("pruned_before", "0"))
@@ -249,9 +249,12 @@ class JournalBackend:
 
     def sessions(self, since: int, until: int) -> list[Session]:
         """The sessions that lived at some time from `since` to `until`, the latest first."""
-        rows = self._db.execute(
-            "SELECT data FROM sessions WHERE ended_at IS NULL OR ended_at >= ?", (since,)
-        )
+        try:
+            rows = self._db.execute(
+                "SELECT data FROM sessions WHERE ended_at IS NULL OR ended_at >= ?", (since,)
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
         decode = msgspec.json.Decoder(Session).decode
         found = [decode(data) for (data,) in rows]
         return sorted(
@@ -262,8 +265,12 @@ class JournalBackend:
 
     def last_recorded(self) -> int | None:
         """When the journal was last added to (UTC ns); None while it is empty."""
-        row = self._db.execute("SELECT recorded_at FROM events ORDER BY seq DESC LIMIT 1")
-        found = row.fetchone()
+        try:
+            found = self._db.execute(
+                "SELECT recorded_at FROM events ORDER BY seq DESC LIMIT 1"
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
         return None if found is None else int(found[0])
 
     def _stretch(self, since: int, until: int) -> _Stretch:
@@ -292,7 +299,10 @@ class JournalBackend:
             self._db.create_aggregate("bounded_sum", 1, _BoundedSum)  # type: ignore[arg-type]  # None is NULL
             return self._db.execute(sql.replace("sum(", "bounded_sum("), ends).fetchall()
         except sqlite3.Error as error:
-            raise QueryError(f"cannot read the journal {self.detail}: {error}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: sqlite3.Error) -> QueryError:
+        return QueryError(f"cannot read the journal {self.detail}: {in_words(error)}")
 
     def _reading(
         self, gains: Callable[[_LabelSets], Mapping[str, Sequence[Gain]]], since: int, until: int
