@@ -45,6 +45,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, row[1]) for name, row in COMMANDS.items()])
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader went away (`| head`): nothing to say, and nothing to flush at exit. Not
+            # in `main`, where it would not arrive: click ends by itself then, with code 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
 
 @click.group(
     cls=LazyGroup,
@@ -76,10 +85,6 @@ def main() -> None:
         # It may quote what a server or a file says.
         click.echo(f"squad-otel: {clean_lines(str(error))}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader went away (`| head`): nothing to say, and nothing to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:  # a full disk behind stdout, a folder that cannot be read
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"squad-otel: {where}{error.strerror or error}", err=True)

@@ -91,6 +91,22 @@ def test_a_pipe_gets_no_colour_a_terminal_does(fortnight: tuple[Path, week.Truth
     assert "\x1b[" not in on_terminal({**environ(fortnight[0]), "NO_COLOR": "1"}, arguments)
 
 
+def test_a_reader_that_went_away_is_no_error(fortnight: tuple[Path, week.Truth]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "squad_otel", "report", "weekly", "--date", "2025-11-19"],
+        env=environ(fortnight[0]),
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def on_terminal(variables: dict[str, str], arguments: tuple[str, ...]) -> str:
     """What the command writes to a terminal."""
     ours, theirs = pty.openpty()
