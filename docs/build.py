@@ -8,6 +8,7 @@ from pathlib import Path
 
 from squad_otel.events import EVENT_TYPES
 from squad_otel.metrics import LABELS, METRICS, Kind
+from squad_otel.report.records import EVENT_COLUMNS, EVENT_FIELDS, SERIES_FIELDS, STATS_FIELDS
 from squad_otel.settings import ALERT_THRESHOLDS, ENV_PREFIX, ROWS
 
 TARGET = Path(__file__).parent / "reference.md"
@@ -67,6 +68,11 @@ def page() -> str:
         ("type", "fields", "what"),
         ((f"`{row.name}`", code(row.fields), row.help) for row in EVENT_TYPES.values()),
     )
+    event_keys, series_keys, stats_keys = (
+        table(("key", "what"), ((f"`{name}`", text) for name, text in keys.items()))
+        for keys in (EVENT_FIELDS, SERIES_FIELDS, STATS_FIELDS)
+    )
+    own_keys = code(name for name in EVENT_COLUMNS if name not in EVENT_FIELDS)
     settings = table(
         ("key", "default", "allowed", "what"),
         (
@@ -101,6 +107,32 @@ Common to all: id, type, time, session, program, repository, branch, source, dur
 error type.
 
 {events}
+
+## What programs are given
+
+`squad-otel events` and `squad-otel export` write one record a line. `--format json` is JSON Lines:
+every key is on every line, null is not known. `--format csv` has the same keys as columns, an empty
+cell is not known, and no cell begins a formula of a spreadsheet. Times are ISO 8601 with the local
+offset (setting `time_zone`), money is US dollars. Control characters in names are replaced.
+
+Nothing is locked while it is read: an export holds every event that was recorded when it began,
+each as it was known when its line was written.
+
+An event:
+
+{event_keys}
+
+then the fields of its own type: {own_keys}.
+
+A series (`export metrics`):
+
+{series_keys}
+
+A measure (`export stats`):
+
+{stats_keys}
+
+A session (`export sessions`) has the keys that `sessions list --format json` gives it.
 
 ## Settings
 

@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "down": ("down", "Stop what `up` started."),
     "status": ("status", "Each session, the totals, the alerts firing now."),
     "sessions": ("sessions", "List sessions, live and ended."),
+    "events": ("events", "Show events, and follow what happens now."),
+    "export": ("export", "Write everything the journal holds, for other programs."),
     "report": ("report", "Report on a day, a week, a month or any period."),
     "forget": ("forget", "Remove what was recorded of a session, a repository or a time."),
     "exec": ("exec", "Run a command and record it."),

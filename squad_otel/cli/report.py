@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import date, datetime
 from pathlib import Path
 
 import click
 
+from squad_otel.cli.output import output
 from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.errors import JournalError, QueryError
 from squad_otel.query.journal import JournalBackend
@@ -56,7 +56,8 @@ from squad_otel.spool import home_folder
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    "target",
+    type=click.Path(path_type=Path),
     help="Write to this file (only its owner may read it) instead of stdout.",
 )
 def command(
@@ -68,7 +69,7 @@ def command(
     source: str,
     all_journals: bool,
     form: str,
-    output: Path | None,
+    target: Path | None,
 ) -> None:
     """Report on the running day, week (ISO, from Monday) or month, or on any period.
 
@@ -95,11 +96,12 @@ def command(
         report = with_insights(build(backend, calendar, period, now))
     finally:
         backend.close()
-    if output is None:
+    if target is None or str(target) == "-":
         click.echo(render(report, form, *terminal()), nl=False)
         return
-    write_private(output, render(report, form))
-    click.echo(f"report written to {output}", err=True)
+    with output(target) as file:
+        file.write(render(report, form))
+    click.echo(f"report written to {target}", err=True)
 
 
 def choose_period(
@@ -155,14 +157,3 @@ def _own_journal(home: Path, now: int) -> str:
         ) from error
     backend.close()
     return backend.journals[0]
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read. Raises QueryError."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            os.fchmod(descriptor, 0o600)  # it may have been there before
-            file.write(text)
-    except OSError as error:
-        raise QueryError(f"cannot write {path}: {error.strerror}") from error

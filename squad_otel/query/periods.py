@@ -63,6 +63,11 @@ class Calendar:
         moment = _EPOCH + timedelta(seconds=at_ns // NS)
         return moment.astimezone(self.zone).isoformat()
 
+    def iso_exact(self, at_ns: int) -> str:
+        """UTC ns as ISO 8601 with the local offset, to the microsecond."""
+        moment = _EPOCH + timedelta(microseconds=at_ns // 1000)
+        return moment.astimezone(self.zone).isoformat(timespec="microseconds")
+
     def zone_name(self, at_ns: int) -> str:
         """The zone's name: `Europe/Berlin`, or the machine's abbreviation at that time."""
         if self.zone is not None:

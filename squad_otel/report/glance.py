@@ -217,7 +217,7 @@ def status_json(status: Status, calendar: Calendar) -> str:
             "began_at": calendar.iso(status.began_at),
             "recorded_at": None if status.recorded_at is None else calendar.iso(status.recorded_at),
         },
-        "sessions": [_object(row, calendar) for row in status.sessions],
+        "sessions": [session_record(row, calendar) for row in status.sessions],
         "totals": _flat({n: (MEASURES[n].unit, c) for n, c in status.totals.items()}, calendar),
         "alerts": None if status.alerts is None else [_alert(a, calendar) for a in status.alerts],
         "alerts_note": clean(status.alerts_note),
@@ -227,24 +227,24 @@ def status_json(status: Status, calendar: Calendar) -> str:
 
 def sessions_json(rows: Sequence[Row], calendar: Calendar) -> str:
     """A list of sessions as JSON, in the form of the status."""
-    found = [_object(row, calendar) for row in rows]
+    found = [session_record(row, calendar) for row in rows]
     return json.dumps({"version": 1, "sessions": found}, indent=2, ensure_ascii=False) + "\n"
 
 
 def sessions_csv(rows: Sequence[Row], calendar: Calendar) -> str:
     """A list of sessions as CSV, one a line, keys as in JSON. No cell can begin a formula."""
-    found = [_object(row, calendar) for row in rows]
-    header = list(_object(dict.fromkeys(c.key for c in SESSION_COLUMNS), calendar))
+    found = [session_record(row, calendar) for row in rows]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(SESSION_KEYS)
     for line in found:
-        cells = [line.get(key) for key in header]
+        cells = [line.get(key) for key in SESSION_KEYS]
         writer.writerow([harmless(c) if isinstance(c, str) else c for c in cells])
     return out.getvalue()
 
 
-def _object(row: Row, calendar: Calendar) -> dict[str, object]:
+def session_record(row: Row, calendar: Calendar) -> dict[str, object]:
+    """A session for programs: times ISO 8601, cost US dollars; null is no data."""
     return _flat({c.key: (c.unit, row[c.key]) for c in SESSION_COLUMNS}, calendar)
 
 
@@ -261,6 +261,10 @@ def _flat(cells: Mapping[str, tuple[Unit, Cell]], calendar: Calendar) -> dict[st
             assert not isinstance(cell, Cost)
             found[key] = clean(cell) if isinstance(cell, str) else cell
     return found
+
+
+#: The keys of a session, in their order.
+SESSION_KEYS = tuple(session_record(dict.fromkeys(c.key for c in SESSION_COLUMNS), Calendar()))
 
 
 def _alert(alert: Alert, calendar: Calendar) -> dict[str, object]:

@@ -36,7 +36,8 @@ NO_DATA = "no data"
 #: A Prometheus's last scrape is always somewhat older than the end; this much is worth a sentence.
 _LAG_NS = 600 * NS
 
-_JSON_UNITS: Mapping[Unit, str] = {
+#: The units that programs are given.
+PROGRAM_UNITS: Mapping[Unit, str] = {
     Unit.COUNT: "count",
     Unit.DURATION: "s",
     Unit.COST: "USD",
@@ -231,7 +232,7 @@ def _json_ends(report: Report, covered: tuple[int, int] | None) -> dict[str, str
 
 
 def _json_headline(report: Report, row: Headline) -> dict[str, object]:
-    found: dict[str, object] = {"key": row.key, "title": row.title, "unit": _JSON_UNITS[row.unit]}
+    found: dict[str, object] = {"key": row.key, "title": row.title, "unit": PROGRAM_UNITS[row.unit]}
     for name, cell in (("value", row.value), ("before", row.before)):
         found.update(_json_cell(report, name, row.unit, cell))
     return found
@@ -248,7 +249,7 @@ def _json_section(report: Report, section: Section) -> dict[str, object]:
         "key": section.key,
         "title": section.title,
         "covered": section.covered,
-        "units": {column.key: _JSON_UNITS[column.unit] for column in section.columns},
+        "units": {column.key: PROGRAM_UNITS[column.unit] for column in section.columns},
         "rows": rows,
         "note": section.note,
     }
@@ -350,7 +351,7 @@ def _is_label(column: Column) -> bool:
 
 
 def _csv_unit(own: str, key: str, unit: Unit) -> str:
-    return _JSON_UNITS[unit if own == key else Unit.COUNT]
+    return PROGRAM_UNITS[unit if own == key else Unit.COUNT]
 
 
 def _csv_value(value: str | int | float) -> str | int | float:
@@ -370,11 +371,11 @@ def markdown_text(report: Report) -> str:
     """The report as Markdown with tables, for a wiki, an issue or a chat."""
     zone = report.calendar.zone_name(report.period.since)
     lines = [
-        f"# Squad report: {_marked(title_text(report))}",
+        f"# Squad report: {marked(title_text(report))}",
         "",
-        f"Source: {_marked(source_text(report))}.",
-        f"Read: {covered_text(report, report.covered)} ({_marked(zone)}).",
-        f"Compared with: {_marked(report.before.title)}.",
+        f"Source: {marked(source_text(report))}.",
+        f"Read: {covered_text(report, report.covered)} ({marked(zone)}).",
+        f"Compared with: {marked(report.before.title)}.",
         *([partly(report)] if partly(report) else []),
         "",
         *_markdown_table(
@@ -391,7 +392,7 @@ def markdown_text(report: Report) -> str:
             1,
         ),
     ]
-    lines += [f"- {_marked(i.what)} {_marked(i.do)}" for i in report.insights]
+    lines += [f"- {marked(i.what)} {marked(i.do)}" for i in report.insights]
     for section in report.sections:
         lines += ["", f"## {section.title}", ""]
         if section.rows:
@@ -402,20 +403,20 @@ def markdown_text(report: Report) -> str:
             )
         else:
             lines += [empty_text(section), ""]
-        lines += [_marked(note) for note in notes(section)]
+        lines += [marked(note) for note in notes(section)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _markdown_table(header: list[str], rows: list[list[str]], labels: int) -> list[str]:
     marks = ["---" if i < labels else "---:" for i in range(len(header))]
-    lines = [[_marked(cell) for cell in line] for line in (header, *rows)]
+    lines = [[marked(cell) for cell in line] for line in (header, *rows)]
     return [f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:])] + [""]
 
 
 _MARKS = re.compile(r"[\\`*_\[\]|~#!$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
-def _marked(text: str) -> str:
+def marked(text: str) -> str:
     """Text that means nothing to Markdown or HTML; GitHub makes no link of it, either."""
     text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKS.sub(r"\\\g<0>", text)

@@ -16,6 +16,8 @@ def clean(text: str) -> str:
 
     What cannot be shown becomes `\N{REPLACEMENT CHARACTER}`; invisible format characters go.
     """
+    if text.isprintable():
+        return text
     return "".join(_shown(character) for character in text)
 
 
