@@ -15,7 +15,6 @@ from squad_otel.cli.screen import calendar_of
 from squad_otel.errors import QueryError
 from squad_otel.query.events import EventReader, Filter
 from squad_otel.query.journal import JournalBackend
-from squad_otel.query.measures import MEASURES
 from squad_otel.query.periods import Calendar
 from squad_otel.query.series import SeriesReader
 from squad_otel.report import glance, records, status
@@ -40,18 +39,23 @@ def _same(record: Record) -> Record:
     return record
 
 
+def _nothing() -> None:
+    pass
+
+
 def _stats(home: Path, calendar: Calendar, since: int | None, now: int) -> _Source:
-    backend = JournalBackend(home, now)
-    begin = backend.created_at if since is None else since
-    found = records.stats_records(backend, calendar, begin, now)
-    return _Source(found, lambda: len(MEASURES), list(STATS_FIELDS), _same, backend.close)
+    # The backend holds one state of the journal: nobody who reads slowly may keep it.
+    with closing(JournalBackend(home, now)) as backend:
+        begin = backend.created_at if since is None else since
+        found = list(records.stats_records(backend, calendar, begin, now))
+    return _Source(found, lambda: len(found), list(STATS_FIELDS), _same, _nothing)
 
 
 def _sessions(home: Path, calendar: Calendar, since: int | None, now: int) -> _Source:
-    backend = JournalBackend(home, now)
-    rows = status.rows(backend, backend.sessions(since or 0, now), now)
+    with closing(JournalBackend(home, now)) as backend:
+        rows = status.rows(backend, backend.sessions(since or 0, now), now)
     found = (glance.session_record(row, calendar) for row in rows)
-    return _Source(found, lambda: len(rows), glance.SESSION_KEYS, _same, backend.close)
+    return _Source(found, lambda: len(rows), glance.SESSION_KEYS, _same, _nothing)
 
 
 def _events(home: Path, calendar: Calendar, since: int | None, _now: int) -> _Source:

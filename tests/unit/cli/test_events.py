@@ -24,6 +24,7 @@ from squad_otel.journal import Journal
 from squad_otel.metrics import BY_NAME
 from squad_otel.query.measures import MEASURES
 from squad_otel.report.records import EVENT_COLUMNS, SERIES_COLUMNS
+from squad_otel.sessions import Session
 from tests import week
 
 ROOT = Path(__file__).parents[3]
@@ -285,6 +286,37 @@ def test_following_shows_what_is_committed_and_hinders_no_writer(
         assert process.wait(timeout=30) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+    journal.close()
+
+
+@pytest.mark.parametrize("kind", ["sessions", "events"])
+def test_an_export_that_is_read_slowly_hinders_no_writer(
+    journal: Journal, tmp_path: Path, kind: str
+) -> None:
+    """Twice as much is written as a pipe holds, so that it waits for us."""
+    now = time.time_ns()
+    sessions = [
+        Session(
+            id=f"{n:016x}",
+            name=f"task {n}",
+            program="claude",
+            repository="shop",
+            branch="main",
+            worktree=f"/w/{n}",
+            started_at=now,
+        )
+        for n in range(1000)
+    ]
+    events = [Event(id=s.id, type="error", occurred_at=now, source="x") for s in sessions]
+    journal.append("x", Batch(sessions=sessions, events=events), now)
+    with started(tmp_path / "home", "export", kind) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        add(journal, "while it is written")
+        busy, *_ = journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert busy == 0
+        assert len((first + process.stdout.read()).splitlines()) >= len(sessions)
+        assert process.wait(timeout=30) == 0
     journal.close()
 
 
