@@ -28,6 +28,11 @@ test: setup lint ## Everything: formatter, linter, types, then all tests
 unit: setup ## The quick tests only: no servers
 	$(BIN)/python -m pytest -m 'not integration' $(PYTEST_ARGS)
 
+.PHONY: soak
+soak: setup ## kill -9 at 200 random moments: nothing lost, nothing doubled (KILLS=n, SEED=n)
+	SQUAD_OTEL_KILLS=$(or $(KILLS),200) SQUAD_OTEL_SEED=$(or $(SEED),0) \
+	  $(BIN)/python -m pytest -s tests/integration/test_soak.py
+
 .PHONY: lint
 lint: setup ## Formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .

@@ -84,9 +84,9 @@ class Process:
                 start_new_session=True,
             )
 
-    def kill(self) -> None:
-        """kill -9."""
-        self._end(signal.SIGKILL)
+    def kill(self) -> int:
+        """kill -9; returns the exit code, -9 where it had not ended before."""
+        return self._end(signal.SIGKILL)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
