@@ -294,6 +294,7 @@ class Daemon:
             try:
                 while not self._stop.is_set() and self._sender.step(self.journal):
                     pass
+                self._counts.skipped["spans", "refused"] = self._sender.refused
                 failures = 0
                 pause_s = _SPAN_INTERVAL_S
             except Exception as error:  # what was not sent is sent later, from the cursor

@@ -2,7 +2,8 @@
 
 `python otlp_sink.py FOLDER PORT` serves. What it does with a request stands in FOLDER/mode and may
 be changed at any time: `ok`, `refuse` (503), `lose` (keep, then answer 503), `bad` (400),
-`redirect` (307), `hang` (no answer). Tests use the class `Sink`.
+`redirect` (307), `hang` (no answer), `picky` (413 for more than 64 spans, 400 where one of them is
+called `poison`). Tests use the class `Sink`.
 """
 
 from __future__ import annotations
@@ -198,9 +199,13 @@ class _Receiver(BaseHTTPRequestHandler):
             self._note(0, len(kept))
             time.sleep(600)
             return
-        if mode in ("ok", "lose"):
+        status = _STATUS.get(mode, 200)
+        if mode == "picky":
+            poisoned = any(row["name"] == "poison" for row in kept)
+            status = 413 if len(kept) > 64 else 400 if poisoned else 200
+        if status == 200 or mode == "lose":
             self._keep(file, kept if file == "spans.jsonl" else [kept])
-        self._answer(_STATUS.get(mode, 200), answer if mode == "ok" else b"", len(kept))
+        self._answer(status, answer if status == 200 else b"", len(kept))
 
     def _keep(self, file: str, rows: list[Any]) -> None:
         """Append, in one write, before the answer: what was acknowledged is on disk."""

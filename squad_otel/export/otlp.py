@@ -44,6 +44,9 @@ from squad_otel.metrics import Kind, Metric
 
 #: Spans in one request. Also how many events are read at once: most of them are spans.
 BATCH_SPANS = 512
+
+#: Answers after which the same spans would be refused again, says OTLP.
+_REFUSED_FOR_GOOD = (400, 413, 422)
 #: What the cursor over the journal is called.
 SPAN_CURSOR = "spans"
 
@@ -102,6 +105,9 @@ class SpanSender:
         self._session = _Session(url)
         self._exporter = OTLPSpanExporter(endpoint=url, timeout=timeout_s, session=self._session)
         self._closed = False
+        self._limit = BATCH_SPANS
+        #: How many spans were refused for good, each alone; they are not sent again.
+        self.refused = 0
         # The journal may be closed as soon as `close` returned.
         self._using_journal = threading.Lock()
         _quiet(OTLPSpanExporter)
@@ -119,11 +125,14 @@ class SpanSender:
 
         Raises ExportError when they were not accepted: the cursor stays and the same spans come
         again. A crash between the answer and the cursor sends identical spans a second time.
+        Spans that are refused for good (a bad request, too large) are sent in ever smaller parts,
+        so that only those that are the cause are left out, and counted.
         """
+        limit = self._limit
         with self._using_journal:
             if self._closed:
                 return False
-            events = journal.folded_after(journal.cursor(SPAN_CURSOR), BATCH_SPANS)
+            events = journal.folded_after(journal.cursor(SPAN_CURSOR), limit)
         if not events:
             return False
         about = resource(journal.id)
@@ -135,11 +144,18 @@ class SpanSender:
             if self._closed:
                 return False
             if not sent:
-                raise self._session.failure("spans")
+                if self._session.status not in _REFUSED_FOR_GOOD:
+                    raise self._session.failure("spans")
+                if limit > 1:
+                    self._limit = limit // 2
+                    return True
+                self.refused += 1
+            else:
+                self._limit = min(2 * limit, BATCH_SPANS)
             last = events[-1].folded
             assert last is not None
             journal.move_cursor(SPAN_CURSOR, last)
-        return len(events) == BATCH_SPANS
+        return len(events) == limit
 
     def close(self) -> None:
         """End waiting for another try. Afterwards the journal is not touched any more."""
@@ -324,12 +340,15 @@ class _Session(requests.Session):
         super().__init__()
         self._shown = without_userinfo(url)
         self._problem = ""
+        #: Of the last answer; 0 where there was none.
+        self.status = 0
         # A proxy set for the outside does not lead to this machine.
         self.trust_env = not _is_this_machine(urlsplit(url).hostname or "")
 
     def sent(self, export: Callable[[], bool]) -> bool:
         """Run an export that uses this session; `failure` then says what it came to."""
         self._problem = _last_words.of_thread.text = ""
+        self.status = 0
         return export()
 
     def failure(self, what: str) -> ExportError:
@@ -343,6 +362,7 @@ class _Session(requests.Session):
         except requests.RequestException as error:
             self._problem = str(_innermost(error))
             raise
+        self.status = answer.status_code
         self._problem = "" if answer.ok else f"HTTP {answer.status_code} {answer.reason}"
         if 300 <= answer.status_code < 400:
             place = answer.headers.get("Location", "nowhere")

@@ -261,6 +261,27 @@ def test_many_spans_go_in_batches(sink: Sink, sender: SpanSender, tmp_path: Path
     assert len({span["span_id"] for span in sink.spans()}) == total
 
 
+def test_a_span_that_is_refused_for_good_stops_no_other(
+    sink: Sink, sender: SpanSender, tmp_path: Path
+) -> None:
+    sink.mode("picky")
+    journal = Journal(tmp_path / "poisoned", T0)
+    names = ["poison" if n in (3, 150) else "make" for n in range(300)]
+    events = [
+        event(
+            f"c{n}", "command.executed", 5, session=None, fields={"command": name, "tool": "exec"}
+        )
+        for n, name in enumerate(names)
+    ]
+    journal.append("test", Batch(events=events), NOW)
+    while sender.step(journal):
+        pass
+    assert journal.cursor(SPAN_CURSOR) == 300
+    journal.close()
+    assert sender.refused == 2
+    assert len(sink.spans()) == len({span["span_id"] for span in sink.spans()}) == 298
+
+
 def test_events_that_are_no_spans_are_passed_without_a_request(
     sink: Sink, sender: SpanSender, tmp_path: Path
 ) -> None:
@@ -291,7 +312,6 @@ def test_a_receiver_that_is_down_costs_delay_only(
     ("mode", "reason"),
     [
         ("refuse", "HTTP 503 Service Unavailable"),
-        ("bad", "HTTP 400 Bad Request"),
         ("redirect", "HTTP 307, redirected to /elsewhere"),
         ("hang", "timed out"),
     ],
