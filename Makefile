@@ -24,6 +24,10 @@ demo: setup ## Watch a small real squad for a minute (KEEP=1: stay up and print 
 test: setup lint ## Everything: formatter, linter, types, then all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-all
+test-all: ## The quick tests with every Python that is supported, newest and oldest dependencies
+	sh scripts/test-all
+
 .PHONY: unit
 unit: setup ## The quick tests only: no servers
 	$(BIN)/python -m pytest -m 'not integration' $(PYTEST_ARGS)
@@ -64,4 +68,4 @@ wheel: setup ## Build the package into dist/
 
 .PHONY: clean
 clean: ## Remove what setup, demo and tests made in this folder
-	rm -rf .venv .tools .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	rm -rf .venv .venvs .tools .demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
