@@ -13,6 +13,8 @@ import pytest
 from squad_otel.batch import Batch
 from squad_otel.errors import SpoolError
 from squad_otel.events import NS
+from squad_otel.journal import Journal
+from squad_otel.schema import open_reader
 from squad_otel.sources.spool import KEEP_NS, KEEP_TAKEN_NS, SILENT_NS, TAKE_NS, SpoolSource
 from squad_otel.spool import RECORD_START, append, encode, home_folder, segment_name
 
@@ -338,3 +340,33 @@ def test_a_full_disk_is_an_error_and_nothing_else(tmp_path: Path, monkeypatch) -
 def test_home_follows_the_environment() -> None:
     assert home_folder({"SQUAD_OTEL_HOME": "/x/y", "HOME": "/h"}) == Path("/x/y")
     assert home_folder({"HOME": "/h"}) == Path("/h/.squad-otel")
+
+
+def test_a_spool_that_grew_for_a_week_is_read_whole_and_then_put_away(tmp_path: Path) -> None:
+    # No daemon ran: a segment an hour, each ending in a line that its writer never finished.
+    home = tmp_path / "home"
+    begun = NOW - 7 * 24 * 3600 * NS
+    (home / "spool").mkdir(parents=True)
+    written = []
+    for hour in range(7 * 24):
+        at = begun + hour * 3600 * NS
+        ids = [f"{hour}-{n}" for n in range(50)]
+        lines = [record(id=key, at=at + n * NS) for n, key in enumerate(ids)]
+        path = home / "spool" / segment_name(at / NS)
+        path.write_bytes(b"".join(lines) + RECORD_START + b'"type":"prompt.se')
+        os.utime(path, ns=(at, at))
+        written += ids
+    journal = Journal(home, begun - NS)
+    source = SpoolSource(home, count(0, 100).__next__)
+    torn = 0
+    while batch := source.poll(journal.sessions(), journal.offsets("spool"), NOW):
+        journal.append("spool", batch, NOW)
+        torn += batch.skipped.get("torn", 0)
+    reader = open_reader(home)
+    found = [key for (key,) in reader.execute("SELECT id FROM events ORDER BY occurred_at, seq")]
+    reader.close()
+    assert found == written
+    # What was torn within the last day may still be completed.
+    assert torn == 6 * 24
+    assert len(list((home / "spool").iterdir())) == len(journal.offsets("spool")) == 24
+    journal.close()
