@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.live import Live
 
 from squad_otel.cli.screen import calendar_of, terminal
 from squad_otel.errors import QueryError
@@ -90,6 +89,7 @@ def _alerts(home: Path, settings: Settings) -> tuple[list[Alert] | None, str]:
 def _watch(home: Path, settings: Settings) -> None:
     calendar = calendar_of(settings)
     console = Console(highlight=False, markup=False)
+    Live = importlib.import_module("rich.live").Live  # noqa: N806 - a class, loaded when it is used
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
