@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from squad_otel.metrics import BY_NAME, CONDITIONS, LABELS, METRICS, Feed, Metric
+from squad_otel.rollups import SUMS
 
 #: A metric, its labels' values in the metric's order, and what of it: "count", "sum", a bucket.
 Place = tuple[str, tuple[str, ...], str | int]
@@ -71,19 +72,29 @@ def differences(db: sqlite3.Connection) -> list[str]:
     events = of_events(db)
     events.update(of_pruned(db))
     said = _compared("series", of_series(db), events)
-    rolled = Counter(dict(db.execute("SELECT type, sum(n) FROM rollups GROUP BY type").fetchall()))
-    live = Counter(
-        dict(
-            db.execute(
-                "SELECT type, count(*) FROM events WHERE state = 'live' GROUP BY type"
-            ).fetchall()
+    return said + _compared("roll-ups", _rolled(db), _live(db))
+
+
+def _rolled(db: sqlite3.Connection) -> Totals:
+    """What the roll-ups hold, by type of event: how many, and each of their sums."""
+    totals: Totals = Counter()
+    for name in SUMS:
+        rows = db.execute(f"SELECT type, sum({name}) FROM rollups GROUP BY type")
+        totals.update({(kind, (), name): total for kind, total in rows})
+    return totals
+
+
+def _live(db: sqlite3.Connection) -> Totals:
+    """The same of the live events. What was pruned will have to be added."""
+    columns = {"n": "1", "priced": "cost_nusd IS NOT NULL", "timed": "duration_ns IS NOT NULL"}
+    totals: Totals = Counter()
+    for name in SUMS:
+        rows = db.execute(
+            f"SELECT type, coalesce(sum({columns.get(name, name)}), 0) FROM events "
+            "WHERE state = 'live' GROUP BY type"
         )
-    )
-    return said + [
-        f"roll-ups of {kind}: {rolled[kind]}, events {live[kind]}"
-        for kind in sorted(rolled.keys() | live.keys())
-        if rolled[kind] != live[kind]
-    ]
+        totals.update({(kind, (), name): total for kind, total in rows})
+    return totals
 
 
 def _compared(what: str, said: Totals, happened: Totals) -> list[str]:

@@ -31,7 +31,7 @@ from tests.otlp_sink import Sink
 from tests.soak import account, recount
 from tests.soak.writer import PAUSE, SHELL, mark
 from tests.squad import Squad
-from tests.stack import Prometheus, Stack, get, wait_for
+from tests.stack import ROOT, Prometheus, Stack, get, wait_for
 
 _CREW = {"track": 14, "shell": 10, "lines": 4, "exec": 4}
 _WRITER = Path(__file__).parent / "writer.py"
@@ -125,17 +125,14 @@ class Soak:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._sink = Sink(self.folder / "sink")
-        traces = {
+        environ = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{self._sink.url}/v1/traces",
             "TMUX_TMPDIR": str(self.folder / "tmux"),
         }
         if self.sabotage:
-            traces["SABOTAGE"] = self.sabotage
-        self._stack = Stack(self.folder, traces)
-        if self.sabotage:
-            self._stack.daemon._environ["PYTHONPATH"] += os.pathsep + str(
-                _WRITER.parents[1] / "sabotage"
-            )
+            environ["SABOTAGE"] = self.sabotage
+            environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'sabotage'}"
+        self._stack = Stack(self.folder, environ)
         self._prometheus = Prometheus(
             self.folder / "prometheus",
             {
@@ -150,6 +147,8 @@ class Soak:
         )
         self._crew: list[_Writing] = []
         self._numbers = 0
+        self._repo = self.folder / "code" / "shop"
+        self._squad: Squad | None = None
         self._worked: SquadAtWork | None = None
         self._gaps: list[tuple[int, int]] = []  # when Prometheus did not look (UTC ns)
         self._began = time.monotonic()
@@ -157,8 +156,8 @@ class Soak:
     # -- beginning and end --------------------------------------------------------------------
 
     def __enter__(self) -> Soak:
-        with ExitStack() as stack:
-            stack.callback(self._end)
+        with ExitStack() as begun:
+            begun.callback(self._end)
             for name in ("ledgers", "programs"):
                 (self.folder / name).mkdir()
             nothing = self.folder / "programs" / "nothing"
@@ -167,17 +166,17 @@ class Soak:
             self._sink.start()
             if self.with_squad:
                 self._squad = Squad(self.folder, self.folder / "tmux")
-                repo = self._squad.make_repo(self.folder / "code" / "shop")
+                self._squad.make_repo(self._repo)
                 time.sleep(1.1)  # what was there before the journal is another second's
             self._stack.start_daemon()
             self._prometheus.start()
-            if self.with_squad:
-                self._worked = SquadAtWork(self._squad, repo, self.seed)
+            if self._squad is not None:
+                self._worked = SquadAtWork(self._squad, self._repo, self.seed)
                 self._worked.start()
             for kind, number in _CREW.items():
                 for _ in range(number):
                     self._hire(kind)
-            self._stack_of_ends = stack.pop_all()
+            self._begun = begun.pop_all()
         return self
 
     def __exit__(
@@ -186,7 +185,7 @@ class Soak:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack_of_ends.close()
+        self._begun.close()
 
     def _end(self) -> None:
         for writing in self._crew:
@@ -195,7 +194,7 @@ class Soak:
             process.kill()
         if self._worked is not None:
             self._worked.finish()
-        if self.with_squad and hasattr(self, "_squad"):
+        if self._squad is not None:
             self._squad.close()
         self._sink.stop()
 
