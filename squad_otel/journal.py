@@ -84,17 +84,15 @@ _INSERT_EVENT = (
 )
 _SELECT_EVENT = f"SELECT seq, {', '.join(_EVENT_COLUMNS)} FROM events "  # noqa: S608
 
-#: By event type: the fields that are labels, and those that are sums. Types without are left out.
-_LABEL_FIELDS = {
-    row.name: found
+#: By event type: the fields that are labels, and those that are sums.
+_FOLDED_FIELDS = {
+    row.name: (
+        tuple(name for name in row.fields if name in LABELS),
+        tuple(name for name in row.fields if name in SUM_FIELDS),
+    )
     for row in EVENT_TYPES.values()
-    if (found := tuple(name for name in row.fields if name in LABELS))
 }
-_SUMMED = {
-    row.name: found
-    for row in EVENT_TYPES.values()
-    if (found := tuple(name for name in row.fields if name in SUM_FIELDS))
-}
+_SUMMED = {name for name, (_, sums) in _FOLDED_FIELDS.items() if sums}
 _NO_SUMS = (None,) * len(SUM_FIELDS)
 
 _COUNTED = tuple(metric for metric in METRICS if metric.feeds)
@@ -626,8 +624,9 @@ class Journal:
         """Add an event to its tally; returns its label set and its fold number."""
         plan = self._plan(event, now)
         self._tally(plan, event).add(event)
-        for name in plan.overflow:
-            self._overflow[name] = self._overflow.get(name, 0) + 1
+        if plan.overflow:
+            for name in plan.overflow:
+                self._overflow[name] = self._overflow.get(name, 0) + 1
         number = self._next_fold
         self._next_fold += 1
         return plan.labels, number
@@ -658,17 +657,18 @@ class Journal:
                 delta.buckets[own] += number
 
     def _plan(self, event: Event, now: int) -> _Plan:
-        get = event.fields.get
+        fields = event.fields
+        labels, sums = _FOLDED_FIELDS.get(event.type, ((), ()))
         key = (
             event.type,
             event.program,
             event.repository,
             event.success,
             event.error_type,
-            owns_count(event),
+            event.source == "git",  # with type and success it says who owns the count
             event.duration_ns is None,
-            *[get(name) for name in _LABEL_FIELDS.get(event.type, ())],
-            *[get(name) is None for name in _SUMMED.get(event.type, ())],
+            *map(fields.get, labels),
+            *map(fields.__contains__, sums),
         )
         plan = self._plans.get(key)
         if plan is None:
