@@ -108,6 +108,17 @@ MEASURES: Mapping[str, Measure] = _rows(
         error_type="",
     ),
     *_times("command", "squad.command.duration", "timed commands", 50, 95, 99),
+    _total(
+        "operations", "Timed", "squad.operation.duration", "Operations that `timer()` measured."
+    ),
+    _share(
+        "operations_success",
+        "Success",
+        "squad.operation.duration",
+        "Share of timed operations that succeeded.",
+        error_type="",
+    ),
+    *_times("operation", "squad.operation.duration", "timed operations", 50, 95),
     _total("git_operations", "Git", _GIT, "Commits, pushes, pulls and new branches."),
     _total("git_ok", "OK", _GIT, "Git operations that worked.", outcome="ok"),
     _total("git_failed", "Failed", _GIT, "Git operations that failed.", outcome="error"),

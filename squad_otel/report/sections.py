@@ -116,6 +116,8 @@ class _Table:
     by: tuple[str, ...]
     measures: tuple[str, ...]
     note: str = ""
+    #: Left out where it has no rows: most squads have no use for it.
+    optional: bool = False
 
 
 _HEADLINES: tuple[tuple[str, str], ...] = (
@@ -155,6 +157,14 @@ _TABLES: tuple[_Table, ...] = (
             "Of the commands whose length is known. Percentiles are interpolated in buckets; "
             f"what is above the highest counts as {_HIGHEST_S:.0f} s."
         ),
+    ),
+    _Table(
+        "operations",
+        "Timed operations",
+        ("operation",),
+        ("operations", "operations_success", "operation_mean", "operation_p50", "operation_p95"),
+        "What programs measured with `timer()`.",
+        optional=True,
     ),
     _Table("git", "Git operations", ("operation",), ("git_operations", "git_ok", "git_failed")),
     _Table("errors", "Errors", ("error_type", "component", "severity"), ("errors",)),
@@ -237,7 +247,11 @@ def build(backend: Backend, calendar: Calendar, period: Period, now: int) -> Rep
         (
             _activity(edges, slices, reading is not None),
             _sessions(backend, period),
-            *(_section(table, reading) for table in _TABLES),
+            *(
+                section
+                for table in _TABLES
+                if (section := _section(table, reading)).rows or not table.optional
+            ),
         ),
     )
 

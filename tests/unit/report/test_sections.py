@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from squad_otel.batch import Batch
+from squad_otel.events import NS, Event
+from squad_otel.journal import Journal
 from squad_otel.query.journal import JournalBackend
 from squad_otel.query.periods import Calendar
 from squad_otel.report.insights import with_insights
@@ -230,3 +233,30 @@ def test_insights_are_silent_without_cause(weekly: Report) -> None:
 def test_cost_that_grew(weekly: Report, now: Cost, before: Cell, told: bool) -> None:
     report = with_headline(weekly, "cost", now, before)
     assert ("cost_grew" in {insight.key for insight in report.insights}) is told
+
+
+def test_timed_operations_are_a_section_where_there_are_any(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, week.START)
+    lengths = {"build": [3, 5], "deploy": [60]}
+    events = [
+        Event(
+            id=f"{name}{length}",
+            type="operation.completed",
+            occurred_at=week.START + length * NS,
+            source="track",
+            duration_ns=length * NS,
+            success=length != 5,
+            error_type="KeyError" if length == 5 else None,
+            fields={"operation": name},
+        )
+        for name, seconds in lengths.items()
+        for length in seconds
+    ]
+    now = week.START + week.HOUR
+    journal.append("spool", Batch(events=events), now)
+    journal.close()
+    report = report_of(tmp_path, "daily", now)
+    found = {row[0]: row[1:4] for row in report.section("operations").rows}
+    assert found == {"build": (2, 0.5, 4 * NS), "deploy": (1, 1.0, 60 * NS)}
+    quiet = report_of(tmp_path, "daily", now + week.DAY)
+    assert "operations" not in [section.key for section in quiet.sections]
