@@ -56,9 +56,10 @@ def test_it_says_what_goes_and_asks(home: Path) -> None:
     assert refused.returncode == 1
     assert "3 events, 1 sessions; 1 still live" in refused.stderr
     done = run(home, "--session", "012345", answer="y\n")
-    assert (done.returncode, done.stdout.split(";")[0]) == (
-        0,
-        "removed: 3 events, 0 ended sessions, 0 spool lines",
+    assert done.returncode == 0
+    # Older versions of click leave a blank of their question on stdout.
+    assert done.stdout.split(";")[0].strip() == (
+        "removed: 3 events, 0 ended sessions, 0 spool lines"
     )
     assert "totals stay" in done.stdout
     assert "0 events" in run(home, "--since", "1d", "--yes").stderr
