@@ -35,13 +35,13 @@ class Recorder:
         self.session = session
         self._home = home
         self._queue: deque[tuple[int, str, str | None, dict[str, Any]]] = deque()
-        self._full = 0
-        self._lost = False
         self._renew()
 
     def _renew(self) -> None:
         """Fresh locks and thread: at first, and in a forked child, whose parent keeps the queue."""
         self._queue.clear()
+        self._full = 0
+        self._lost = False
         self._lines: list[bytes] = []
         self._token = os.urandom(8).hex()
         self._numbers = count(1)

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,6 +85,7 @@ class SpoolSource:
         self._awake = awake
         self._folder = home / "spool"
         self._took_at = 0
+        self._behind = False  # whether a look left something unread
         # When a segment was first seen to be read whole: a writer that slept with the machine may
         # hold one open whose time seems to have passed.
         self._read_at: dict[str, float] = {}
@@ -97,13 +98,14 @@ class SpoolSource:
         names = self._segments(batch)
         for name in offsets.keys() - set(names):
             batch.offsets[name] = None
+        self._behind = False
         for name in names:
             offset = int(offsets.get(name, "0"))
-            used = self._read(name, offset, room, sessions, now, batch)
-            room -= used
+            room -= self._read(name, offset, room, sessions, now, batch)
             if room <= 0:
                 return batch
-        _end_the_silent(sessions, now, batch)
+        if not self._behind:
+            _end_the_silent(sessions, now, batch)
         return batch
 
     def close(self) -> None:
@@ -175,16 +177,21 @@ class SpoolSource:
             data = os.pread(fd, room, offset)
         finally:
             os.close(fd)
+        at_end = offset + len(data) >= status.st_size
+        self._behind |= not at_end
         whole = data.rfind(b"\n") + 1
-        if whole == 0 and now - status.st_mtime_ns > KEEP_NS:  # torn, and nobody will complete it
-            batch.skip("torn")
-            path.unlink(missing_ok=True)
-            batch.offsets[name] = None
-            return 0
-        if whole == 0 and len(data) >= _MAX_POLL_BYTES:  # larger than any record
-            batch.skip("too_long")
-            batch.offsets[name] = str(offset + len(data))
-            return len(data)
+        if whole == 0:
+            if not at_end and room < _MAX_POLL_BYTES:  # cut where the room of this look ends
+                return room
+            if at_end and now - status.st_mtime_ns > KEEP_NS:  # nobody will complete it
+                batch.skip("torn")
+                path.unlink(missing_ok=True)
+                batch.offsets[name] = None
+                return 0
+            if len(data) >= _MAX_POLL_BYTES:  # larger than any record
+                batch.skip("too_long")
+                batch.offsets[name] = str(offset + len(data))
+                return len(data)
         at = offset
         for line in data[:whole].split(b"\n")[:-1]:
             self._line(line, f"spool:{name}:{at}", status.st_mtime_ns, sessions, now, batch)
@@ -221,10 +228,6 @@ class SpoolSource:
                 # A record that was torn in the middle (a full disk) runs into the next one.
                 start = line.find(RECORD_START, start + 1)
                 continue
-            known = sessions.get(event.session or "")
-            if event.type == "session.killed" and known is not None and not known.live:
-                batch.skip("already_ended")
-                return
             batch.events.append(event)
             if begun is not None and begun.id not in sessions:
                 batch.sessions.append(begun)
@@ -262,13 +265,20 @@ def _blank_in(path: Path, matches: Callable[[Event], bool]) -> int:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             return 0
         for line in file:
-            with suppress(_SkippedError):
-                event, _ = read_record(line, "", status.st_mtime_ns)
-                if matches(event):
-                    os.pwrite(fd, b"\n" * len(line), at)
-                    found += 1
+            if any(matches(event) for event in _records_in(line, status.st_mtime_ns)):
+                os.pwrite(fd, b"\n" * len(line), at)
+                found += 1
             at += len(line)
     return found
+
+
+def _records_in(line: bytes, written_at: int) -> Iterator[Event]:
+    """The records of a line, of which there are several where one was torn."""
+    start = 0
+    while start >= 0:
+        with suppress(_SkippedError):
+            yield read_record(line[start:], "", written_at)[0]
+        start = line.find(RECORD_START, start + 1)
 
 
 def _end(event: Event, sessions: Mapping[str, Session], batch: Batch) -> None:
@@ -285,6 +295,11 @@ def _ended(session: Session, at: int) -> Session:
     )
 
 
+def _end_id(session: str) -> str:
+    """The id of a session's end: whoever says it, and how often, it ends once."""
+    return f"ended:{session}"
+
+
 def _end_the_silent(sessions: Mapping[str, Session], now: int, batch: Batch) -> None:
     """End the sessions whose program cannot say so any more; when it died is not known."""
     heard = {event.session for event in batch.events}
@@ -293,7 +308,7 @@ def _end_the_silent(sessions: Mapping[str, Session], now: int, batch: Batch) -> 
         if silent and session.live and not heard & {session.id, session.name}:
             batch.events.append(
                 Event(
-                    id=f"lost:{session.id}",
+                    id=_end_id(session.id),
                     type="session.killed",
                     occurred_at=now,
                     source="spool",
@@ -355,6 +370,8 @@ def read_record(line: bytes, position: str, written_at: int) -> tuple[Event, Ses
         error_type=None if record.error_type is None else _without_secrets(record.error_type),
         fields=fields,
     )
+    if event.type == "session.killed" and session is not None:
+        event = msgspec.structs.replace(event, id=_end_id(session))
     if record.new_session is None:
         return event, None
     key = session or digest("track", event.id)
