@@ -17,7 +17,7 @@ from typing import Any
 
 from squad_otel import __version__
 from squad_otel.batch import Batch, Source
-from squad_otel.errors import SquadOtelError
+from squad_otel.errors import JournalError, SquadOtelError
 from squad_otel.events import NS, Event
 from squad_otel.export.otlp import MetricPusher, SpanSender
 from squad_otel.export.points import Point, Sample, points
@@ -56,6 +56,10 @@ _MAX_BACKOFF_S = 60.0
 _MAX_BACKLOG_POLLS = 16  # looks at one source in a round while it has more to give
 _SPAN_INTERVAL_S = 1.0
 _PRUNE_INTERVAL_S = 60.0
+_START_ATTEMPTS = 20  # of half a second each
+
+#: A clock may be ahead for a while; so far ahead of our own count of time, it prunes nothing.
+_CLOCK_SLACK_NS = 3600 * NS
 
 
 @dataclass(slots=True)
@@ -87,6 +91,7 @@ class Daemon:
         self._usage: dict[str, Usage] = {}
         self._started_at = clock()
         self._heartbeat = self._started_at
+        self._began = time.monotonic()
         self._prune_next = 0.0  # on the monotonic clock
         # One that never succeeds must be seen to fail: it counts from the start.
         self._counts.source_success_at = {s.name: self._started_at for s in sources}
@@ -116,7 +121,7 @@ class Daemon:
     def run(self) -> None:
         """Work until `stop`; then put everything away in order. At most 2 s pass after `stop`."""
         self._write_state_file()
-        self._append("daemon", Batch(events=[self._system_event("system.start")]))
+        self._record_start()
         if self._pusher is not None:
             self._start_thread("otlp-metrics", self._push_metrics)
         if self._sender is not None:
@@ -156,6 +161,8 @@ class Daemon:
         """Delete old events: a few each round, and where there are none, look once a minute."""
         if time.monotonic() < self._prune_next:
             return
+        awake_ns = round((time.monotonic() - self._began) * NS)
+        now = min(now, self._started_at + awake_ns + _CLOCK_SLACK_NS)
         keep_ns = self._settings.retention_days * 86400 * NS
         pruned = self.journal.prune(now, keep_ns, self._settings.journal_size_mb * 10**6)
         self._counts.pruned += pruned
@@ -202,6 +209,9 @@ class Daemon:
     def _append(self, source: str, batch: Batch) -> Appended:
         result = self.journal.append(source, batch, self._clock())
         self._counts.events[source] += result.new
+        for reason, count in result.left_out.items():
+            if count:
+                self._counts.skipped[source, reason] += count
         for label, count in result.overflow.items():
             self._counts.overflow[label] += count
         spent = {e.session for e in batch.events if e.type == "tokens.used" and e.session}
@@ -304,6 +314,17 @@ class Daemon:
                 self._complain("sending spans", error, first=failures == 1)
 
     # -- beginning and end --------------------------------------------------------------------
+
+    def _record_start(self) -> None:
+        """A daemon begins also while somebody has events removed and the file is locked."""
+        batch = Batch(events=[self._system_event("system.start")])
+        for _ in range(_START_ATTEMPTS):
+            try:
+                self._append("daemon", batch)
+                return
+            except JournalError as error:
+                problem = error
+        log.warning("the start was not recorded: %s", problem)
 
     def _system_event(self, kind: str) -> Event:
         now = self._clock()

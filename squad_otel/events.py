@@ -79,6 +79,7 @@ EVENT_TYPES: Mapping[str, EventType] = _rows(
     EventType("operation.completed", "A timed operation ended.", {"operation": str}),
     EventType("system.start", "The daemon started.", {"version": str}),
     EventType("system.stop", "The daemon stopped in order.", {"version": str}),
+    EventType("system.forget", "Somebody had events removed; which ones is not kept."),
 )
 
 #: Fields that grow when a better copy of the same event arrives: the larger value wins and the

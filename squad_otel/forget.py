@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ import msgspec
 from squad_otel import retention
 from squad_otel.errors import JournalError, QueryError
 from squad_otel.events import Event
-from squad_otel.retention import Forgotten, Selection
-from squad_otel.schema import connect, journal_path, open_reader
+from squad_otel.retention import Selection
+from squad_otel.schema import connect, in_words, journal_path, locked, open_reader
 from squad_otel.sessions import Session
 from squad_otel.sources.spool import blank
 
 _WAIT_MS = 10_000  # for a daemon that is in the middle of a transaction
+_DAEMON_LOOK_S = 2.0
+_CLEAN_ATTEMPTS = 10
 
 _decode = msgspec.json.Decoder(Session).decode
 
@@ -27,27 +30,34 @@ _decode = msgspec.json.Decoder(Session).decode
 class Outlook:
     """What a selection means here: the sessions it is about, events to go, and the pruned past.
 
-    `pruned_before` (UTC ns) is where the events begin; older ones are in roll-ups only.
+    `others` are the sessions that it is not about. `pruned_before` (UTC ns) is where the events
+    begin; older ones are in roll-ups only.
     """
 
     sessions: tuple[Session, ...]
+    others: tuple[Session, ...]
     events: int
     pruned_before: int
 
 
-def find_sessions(home: Path, words: str) -> list[Session]:
-    """The sessions that have this name, this id, or an id that begins so (six characters up).
+def find_sessions(home: Path, words: str) -> tuple[str, ...]:
+    """The ids of the sessions of this name or id, or whose id begins so (six characters up).
 
-    Raises JournalError, QueryError when there is none.
+    A word that only events have, whose session never became known, is taken as it is. Raises
+    JournalError, QueryError when there is nothing.
     """
     with closing(open_reader(home)) as db:
         known = [_decode(data) for (data,) in db.execute("SELECT data FROM sessions")]
-    found = [s for s in known if words in (s.id, s.name)]
+        sql = "SELECT EXISTS (SELECT 1 FROM events WHERE session = ?)"
+        (in_events,) = db.execute(sql, (words,)).fetchone()
+    found = [s.id for s in known if words in (s.id, s.name)]
+    if in_events and words not in found:
+        found.append(words)
     if not found and len(words) >= 6:
-        found = [s for s in known if s.id.startswith(words)]
+        found = [s.id for s in known if s.id.startswith(words)]
     if not found:
         raise QueryError(f"no session is called {words!r}: `squad-otel sessions list` has them")
-    return found
+    return tuple(found)
 
 
 def outlook(home: Path, selection: Selection) -> Outlook:
@@ -55,28 +65,67 @@ def outlook(home: Path, selection: Selection) -> Outlook:
     with closing(open_reader(home)) as db:
         known = [_decode(data) for (data,) in db.execute("SELECT data FROM sessions")]
         meant = tuple(session for session in known if _is_meant(session, selection))
-        return Outlook(meant, retention.count(db, selection), retention.pruned_before(db))
+        others = tuple(session for session in known if not _is_meant(session, selection))
+        return Outlook(meant, others, retention.count(db, selection), retention.pruned_before(db))
 
 
-def forget(home: Path, selection: Selection) -> tuple[Forgotten, int]:
-    """Remove it for good; returns what went from the journal, and how many spool lines.
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What went from the journal, how many spool lines, and whether old pages are still around.
 
-    A daemon may run: it reads the journal again. Raises JournalError when the file is locked for
+    `traces`: the write-ahead log could not be cleaned, because somebody reads the journal.
+    """
+
+    events: int
+    sessions: int
+    lines: int
+    traces: bool
+
+
+def forget(
+    home: Path, selection: Selection, now: int, daemon_look_s: float = _DAEMON_LOOK_S
+) -> Removed:
+    """Remove it for good. `now` is UTC ns.
+
+    A daemon may run: it reads its memory anew. Raises JournalError when the file is locked for
     long or cannot be written.
     """
-    meant = outlook(home, selection).sessions
-    # The spool first: what a daemon reads from it meanwhile is in the journal afterwards.
-    lines = blank(home, _matcher(meant, selection))
+    first = _forget_once(home, selection, now)
+    if not locked(home):
+        return first
+    # What the daemon had read from the spool a moment before, it has written by now.
+    time.sleep(daemon_look_s)
+    again = _forget_once(home, selection, now)
+    return Removed(
+        first.events + again.events,
+        first.sessions + again.sessions,
+        first.lines + again.lines,
+        again.traces,
+    )
+
+
+def _forget_once(home: Path, selection: Selection, now: int) -> Removed:
+    lines = blank(home, _matcher(outlook(home, selection), selection))
     try:
         with closing(connect(journal_path(home), writable=True)) as db:
             db.execute(f"PRAGMA busy_timeout = {_WAIT_MS}")
             db.execute("PRAGMA secure_delete = ON")
             with _transaction(db):
-                found = retention.forget(db, selection)
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds the old pages
+                found = retention.forget(db, selection, now)
+            return Removed(found.events, found.sessions, lines, not _clean_log(db))
     except sqlite3.Error as error:
-        raise JournalError(f"cannot write the journal {journal_path(home)}: {error}") from error
-    return found, lines
+        path = journal_path(home)
+        raise JournalError(f"cannot write the journal {path}: {in_words(error)}") from error
+
+
+def _clean_log(db: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log, which holds the old pages; False while somebody reads it."""
+    db.execute("PRAGMA busy_timeout = 100")  # meanwhile nobody can write
+    for _ in range(_CLEAN_ATTEMPTS):
+        if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 @contextmanager
@@ -100,9 +149,11 @@ def _is_meant(session: Session, selection: Selection) -> bool:
     return ended and session.started_at < selection.until
 
 
-def _matcher(meant: tuple[Session, ...], selection: Selection) -> Callable[[Event], bool]:
-    """Whether a spool record is selected; it may name its session by id or by name."""
-    words = {word for session in meant for word in (session.id, session.name)}
+def _matcher(outlook: Outlook, selection: Selection) -> Callable[[Event], bool]:
+    """Whether a spool record is selected; it may name its session by id, or by a name."""
+    names = {session.name for session in outlook.sessions}
+    names -= {session.name for session in outlook.others if session.live}  # those are meant then
+    words = {*names, *(session.id for session in outlook.sessions), *(selection.sessions or ())}
 
     def matches(event: Event) -> bool:
         if not selection.since <= event.occurred_at < selection.until:

@@ -147,12 +147,16 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a batch: events new, merged into earlier ones, and known already."""
+    """What became of a batch: events new, merged into earlier ones, and known already.
+
+    `overflow` counts labels beyond their budget, `left_out` events by the reason.
+    """
 
     new: int = 0
     merged: int = 0
     known: int = 0
     overflow: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -291,10 +295,14 @@ class Journal:
         The release is committed before any reader sees the series' value.
         """
         with self._mutex:
-            due = [s for s in self._held.values() if now - s.hold_from >= hold_ns]
-            if not due:
+
+            def ripe() -> list[Series]:
+                return [s for s in self._held.values() if now - s.hold_from >= hold_ns]
+
+            if not ripe():
                 return 0
             with self._transaction():
+                due = ripe()  # what was held may have been read again since
                 self._db.executemany(
                     "UPDATE series SET released_at = ? WHERE id = ?", [(now, s.id) for s in due]
                 )
@@ -310,7 +318,7 @@ class Journal:
         none of the last day; 0 is no limit. Called again and again it deletes all of them, in
         transactions of about 2,000. Roll-ups and lifetime totals stay.
         """
-        with self._mutex:
+        with self._mutex, self._in_words():
             before = now - keep_ns if keep_ns else 0
             if size_bytes and retention.used_bytes(self._db) > size_bytes:
                 before = max(before, now - _DAY_NS)
@@ -319,12 +327,12 @@ class Journal:
                 return 0
             with self._transaction():
                 deleted = retention.prune(self._db, before, _PRUNED_AT_ONCE)
-            self._reload()
+            self._pruned_before = retention.pruned_before(self._db)
         return deleted
 
     def usage(self, session: str) -> tuple[int, int | None] | None:
         """Tokens of all kinds and cost (nano-USD, None: unknown) of a session; None: no answer."""
-        with self._mutex:
+        with self._mutex, self._in_words():
             # total() cannot overflow; a gauge is a float in the end.
             count, tokens, priced, cost = self._db.execute(
                 "SELECT count(*), total(input_tokens + output_tokens + cache_read_tokens "
@@ -336,7 +344,7 @@ class Journal:
 
     def cursor(self, name: str) -> int:
         """The fold number up to which the reader `name` is done; 0 at first."""
-        with self._mutex:
+        with self._mutex, self._in_words():
             row = self._db.execute("SELECT folded FROM cursors WHERE name = ?", (name,)).fetchone()
             return int(row[0]) if row else 0
 
@@ -351,11 +359,20 @@ class Journal:
 
     def folded_after(self, folded: int, limit: int) -> list[StoredEvent]:
         """Up to `limit` live events in the order of their folding, after number `folded`."""
-        with self._mutex:
+        with self._mutex, self._in_words():
             rows = self._db.execute(
                 _SELECT_EVENT + "WHERE folded > ? ORDER BY folded LIMIT ?", (folded, limit)
             )
             return [stored_event(row) for row in rows]
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"cannot read the journal {self._path}: {in_words(error)}"
+            ) from error
 
     # -- inside a transaction -----------------------------------------------------------------
 
@@ -443,6 +460,7 @@ class Journal:
         }
         self._next_fold = 1 + retention.last_folded(db)
         self._pruned_before = retention.pruned_before(db)
+        self._forgotten = {key for (key,) in db.execute("SELECT id FROM forgotten")}
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._ids_by_name: dict[str, set[str]] = {}
         for session in self._sessions.values():
@@ -502,12 +520,14 @@ class Journal:
     def _store_events(self, events: Sequence[Event], now: int, reread: bool) -> Appended:
         """Insert, merge or know each event; `reread`: their source may read old things again."""
         fresh: dict[str, Event] = {}
-        merged = known = 0
+        merged = known = gone = conflicts = 0
         stored = self._stored([event.id for event in events])
         for event in events:
             earlier = stored.get(event.id)
-            if earlier is None and event.occurred_at < self._pruned_before and reread:
-                known += 1  # it was here, and was pruned
+            if earlier is None and reread and self._is_gone(event):
+                gone += 1
+            elif earlier is not None and earlier.event.type != event.type:
+                conflicts += 1
             elif earlier is not None:
                 better = self._merge_stored(earlier, event, now)
                 if better is None:
@@ -524,7 +544,14 @@ class Journal:
                 fresh[event.id] = event
         rows = [self._row(event, now) for event in fresh.values()]
         self._db.executemany(_INSERT_EVENT, rows)
-        return Appended(len(fresh), merged, known, dict(self._overflow))
+        left_out = {"removed_before": gone, "id_of_another_type": conflicts}
+        return Appended(len(fresh), merged, known, dict(self._overflow), left_out)
+
+    def _is_gone(self, event: Event) -> bool:
+        """Whether an event that is read again was here and was pruned or forgotten."""
+        if event.occurred_at < self._pruned_before:
+            return True
+        return bool(self._forgotten) and retention.fingerprint(event.id) in self._forgotten
 
     def _stored(self, ids: Sequence[str]) -> dict[str, StoredEvent]:
         found: dict[str, StoredEvent] = {}
@@ -537,7 +564,7 @@ class Journal:
 
     def _row(self, event: Event, now: int) -> tuple[object, ...]:
         """The row of a new event; folds it, unless it is history or has to wait."""
-        event, resolved = self._resolve(event)
+        event, resolved = self._resolve(event, now)
         labels = folded = None
         if event.occurred_at < self.created_at:
             state = FoldState.HISTORY
@@ -551,14 +578,14 @@ class Journal:
             labels, folded = self._fold(event, now)
         return _event_row(event, now, state, folded, labels)
 
-    def _resolve(self, event: Event) -> tuple[Event, bool]:
+    def _resolve(self, event: Event, now: int) -> tuple[Event, bool]:
         """Fill in what the event's session knows; False when the session is not known yet."""
         if event.session is None:
             return event, True
         session = self._session(event.session) or self._by_name(event.session)
         if session is None:
             return event, event.program is not None
-        self._touch(session, event)
+        self._touch(session, min(event.occurred_at, now))
         return (
             msgspec.structs.replace(
                 event,
@@ -570,11 +597,9 @@ class Journal:
             True,
         )
 
-    def _touch(self, session: Session, event: Event) -> None:
-        if session.live and event.occurred_at > session.last_activity:
-            self._new_sessions[session.id] = msgspec.structs.replace(
-                session, last_activity=event.occurred_at
-            )
+    def _touch(self, session: Session, at: int) -> None:
+        if session.live and at > session.last_activity:
+            self._new_sessions[session.id] = msgspec.structs.replace(session, last_activity=at)
 
     def _by_name(self, name: str) -> Session | None:
         """The session with this name: a live one first, else the one that began last."""
@@ -584,7 +609,7 @@ class Journal:
 
     def _settle(self, now: int) -> None:
         for stored in list({**self._pending, **self._new_pending}.values()):
-            event, resolved = self._resolve(stored.event)
+            event, resolved = self._resolve(stored.event, now)
             waits_until = event.settles_at or 0
             if not resolved:
                 waits_until = max(waits_until, stored.recorded_at + SESSION_WAIT_NS)

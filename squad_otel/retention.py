@@ -5,6 +5,8 @@ Lifetime totals are never touched. Every function works inside the caller's tran
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ def prune(db: sqlite3.Connection, before: int, limit: int) -> int:
     """Delete the oldest events that occurred before `before` (UTC ns); returns how many.
 
     Whole quarters of an hour, so many that about `limit` events go at once. Their roll-ups stay.
-    What is still pending stays, too. Sessions that ended before go with their events.
+    What is still pending stays, too, and so do the sessions: a report of old days names them.
     """
     end = before - before % QUARTER_NS
     row = db.execute(
@@ -42,15 +44,17 @@ def prune(db: sqlite3.Connection, before: int, limit: int) -> int:
     if row is not None:
         end = min(end, (row[0] // QUARTER_NS + 1) * QUARTER_NS)
     _keep_fold_number(db)
-    deleted = db.execute(
-        "DELETE FROM events WHERE occurred_at < ? AND state != 'pending'", (end,)
-    ).rowcount
-    if deleted:
-        _set(db, "pruned_before", max(end, pruned_before(db)))
-        db.execute("DELETE FROM sessions WHERE ended_at < ?", (end,))
-    return deleted
+    old = "occurred_at < ? AND state != 'pending'"
+    newest = db.execute(f"SELECT max(occurred_at) FROM events WHERE {old}", (end,)).fetchone()[0]  # noqa: S608
+    if newest is None:
+        return 0
+    # Not `end`: what happened after the newest one that goes was not here, and may still come.
+    _set(db, "pruned_before", max((newest // QUARTER_NS + 1) * QUARTER_NS, pruned_before(db)))
+    return db.execute(f"DELETE FROM events WHERE {old}", (end,)).rowcount  # noqa: S608
 
 
+#: Events of sources that may read the same thing again; a spool is read once.
+_REREAD = "source NOT IN ('track', 'exec', 'daemon', 'forget')"
 _REPOSITORY = "json_extract(data, '$.repository') = ?"
 
 
@@ -77,29 +81,51 @@ class Forgotten:
 
 def count(db: sqlite3.Connection, selection: Selection) -> int:
     """How many events `forget` would remove."""
-    where, values = _where(selection)
+    where, values = _events_where(selection)
     found: int = db.execute(f"SELECT count(*) FROM events WHERE {where}", values).fetchone()[0]  # noqa: S608
     return found
 
 
-def forget(db: sqlite3.Connection, selection: Selection) -> Forgotten:
+def forget(db: sqlite3.Connection, selection: Selection, now: int) -> Forgotten:
     """Remove the events selected, what roll-ups hold of them, and sessions that ended.
 
     Where events were pruned, roll-ups are all there is: those of a session lose its name (what
     it adds to its repository's stays), those of a time go by whole quarters of an hour.
     """
     horizon = pruned_before(db)
-    where, values = _where(selection)
-    first, last = db.execute(
-        f"SELECT min(occurred_at), max(occurred_at) FROM events WHERE {where}",  # noqa: S608
-        values,
-    ).fetchone()
+    where, values = _events_where(selection)
+    ids = db.execute(f"SELECT id FROM events WHERE {where} AND {_REREAD}", values)  # noqa: S608
+    hashes = [(fingerprint(key),) for (key,) in ids]
+    db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?)", hashes)
+    quarters = db.execute(
+        f"SELECT DISTINCT occurred_at / {QUARTER_NS} FROM events "  # noqa: S608
+        f"WHERE {where} AND occurred_at >= ?",
+        (*values, horizon),
+    ).fetchall()
     _forget_pruned(db, selection, horizon)
     _keep_fold_number(db)
+    last = db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
     events = db.execute(f"DELETE FROM events WHERE {where}", values).rowcount  # noqa: S608
-    if last is not None and last >= horizon:
-        recount(db, max(first, horizon) // QUARTER_NS, last // QUARTER_NS)
+    for (quarter,) in quarters:
+        recount(db, quarter, quarter)
+    if events:
+        _note(db, last + 1, now)
     return Forgotten(events, _forget_sessions(db, selection))
+
+
+def fingerprint(event_id: str) -> int:
+    """What is kept of the id of a forgotten event."""
+    return int.from_bytes(hashlib.sha256(event_id.encode()).digest()[:8], "big", signed=True)
+
+
+def _note(db: sqlite3.Connection, seq: int, now: int) -> None:
+    """An event that says that others were removed; it also keeps their places from coming again."""
+    db.execute(
+        "INSERT INTO events "
+        "(seq, id, type, occurred_at, recorded_at, state, owned, source, fields) "
+        "VALUES (?, ?, 'system.forget', ?, ?, 'history', 1, 'forget', '{}')",
+        (seq, f"forget:{secrets.token_hex(8)}", now, now),
+    )
 
 
 def _where(
@@ -120,6 +146,11 @@ def _where(
         parts.append(repository)
         found.append(selection.repository)
     return " AND ".join(parts), found
+
+
+def _events_where(selection: Selection) -> tuple[str, list[object]]:
+    where, values = _where(selection)
+    return f"{where} AND source != 'forget'", values  # the notes of earlier times stay
 
 
 def _forget_sessions(db: sqlite3.Connection, selection: Selection) -> int:
@@ -146,7 +177,9 @@ def _forget_pruned(db: sqlite3.Connection, selection: Selection, horizon: int) -
 
 def last_folded(db: sqlite3.Connection) -> int:
     """The last fold number that was given, whatever was removed since; 0: none was."""
-    last = int(db.execute("SELECT coalesce(max(folded), 0) FROM events").fetchone()[0])
+    sql = "SELECT folded FROM events WHERE folded IS NOT NULL ORDER BY folded DESC LIMIT 1"
+    found = db.execute(sql).fetchone()  # by its index
+    last = int(found[0]) if found else 0
     row = db.execute("SELECT value FROM meta WHERE key = 'folded'").fetchone()
     return max(last, int(row[0]) if row else 0)
 

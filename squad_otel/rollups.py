@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from squad_otel.events import NS, SUM_FIELDS, Event, owns_count
 from squad_otel.metrics import DURATION_BOUNDS_NS
@@ -161,7 +163,7 @@ _EVENT_SUMS = ", ".join(
         "count(*)",
         "count(cost_nusd)",
         "count(duration_ns)",
-        *(f"coalesce(sum({name}), 0)" for name in ("duration_ns", *SUM_FIELDS)),
+        *(f"min(coalesce(sum({name}), 0), {MOST})" for name in ("duration_ns", *SUM_FIELDS)),
     )
 )
 _EDGES = (-1, *DURATION_BOUNDS_NS, 2**63 - 1)
@@ -173,6 +175,34 @@ _QUARTER = f"occurred_at / {QUARTER_NS}"
 _EVENT_KIND = "type, owned, coalesce(success, -1)"
 
 
+class _BoundedSum:
+    """An aggregate of SQLite that ends at 64 bits where its own sum() is an error."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+
+    def step(self, amount: int | None) -> None:
+        if amount is not None:
+            self._total = amount + (self._total or 0)
+
+    def finalize(self) -> int | None:
+        return None if self._total is None else min(self._total, 2**63 - 1)
+
+
+def execute_bounded(
+    db: sqlite3.Connection, sql: str, values: Sequence[int]
+) -> list[tuple[Any, ...]]:
+    """All rows of a statement; where sum() overflows it is added up once more, bounded."""
+    try:
+        return db.execute(sql, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "integer overflow" not in str(error):
+            raise
+    # Somebody reported absurd numbers: slower, but there is an answer.
+    db.create_aggregate("bounded_sum", 1, _BoundedSum)  # type: ignore[arg-type]  # None is NULL
+    return db.execute(sql.replace("sum(", "bounded_sum("), values).fetchall()
+
+
 def recount(db: sqlite3.Connection, first: int = 0, last: int = 2**62 // QUARTER_NS) -> None:
     """Make the roll-ups of the quarters from `first` to `last` anew from their live events.
 
@@ -182,12 +212,14 @@ def recount(db: sqlite3.Connection, first: int = 0, last: int = 2**62 // QUARTER
     since, until = first * QUARTER_NS, (last + 1) * QUARTER_NS
     for table in ("rollups", "session_rollups"):
         db.execute(f"DELETE FROM {table} WHERE quarter BETWEEN ? AND ?", (first, last))  # noqa: S608
-    db.execute(
+    execute_bounded(
+        db,
         f"INSERT INTO rollups SELECT {_QUARTER}, labels, {_EVENT_KIND}, {_EVENT_SUMS}, "  # noqa: S608
         f"{_EVENT_BUCKETS} FROM events WHERE {live} GROUP BY 1, 2, 3, 4, 5",
         (since, until),
     )
-    db.execute(
+    execute_bounded(
+        db,
         f"INSERT INTO session_rollups SELECT {_QUARTER}, session, {_EVENT_KIND}, {_EVENT_SUMS} "  # noqa: S608
         f"FROM events WHERE {live} AND session IS NOT NULL GROUP BY 1, 2, 3, 4, 5",
         (since, until),

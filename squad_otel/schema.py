@@ -80,8 +80,10 @@ def _begin(db: sqlite3.Connection, now: int) -> None:
 
 
 def _add_rollups(db: sqlite3.Connection, _now: int) -> None:
-    """Version 2: roll-ups, made of the events that are there."""
+    """Version 2: roll-ups, made of the events that are there; and what was forgotten."""
     _run(db, rollups.SCHEMA)
+    # Hashes of ids: a source may read again what a person wanted removed.
+    db.execute("CREATE TABLE forgotten (id INTEGER PRIMARY KEY)")
     rollups.recount(db)
 
 
@@ -188,6 +190,7 @@ def prepare(db: sqlite3.Connection, path: Path, now: int) -> None:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA secure_delete = ON")  # what is removed is gone
         if version < SCHEMA_VERSION:
             db.execute("BEGIN IMMEDIATE")
             for step in _STEPS[version:]:

@@ -41,7 +41,7 @@ def command(
     calendar = calendar_of(load(home))
     found = forget.find_sessions(home, session) if session else None
     selection = Selection(
-        None if found is None else tuple(s.id for s in found),
+        found,
         repository,
         0 if since is None else calendar.parse(since, now),
         2**62 if until is None else calendar.parse(until, now),
@@ -52,11 +52,16 @@ def command(
     click.echo(_announcement(meant, calendar), err=True)
     if not yes:
         click.confirm("Remove them for good?", abort=True, err=True)
-    gone, lines = forget.forget(home, selection)
+    gone = forget.forget(home, selection, now)
     click.echo(
-        f"removed: {gone.events} events, {gone.sessions} ended sessions, {lines} spool lines; "
+        f"removed: {gone.events} events, {gone.sessions} ended sessions, {gone.lines} spool lines; "
         "lifetime totals stay, and so does what was exported"
     )
+    if gone.traces:
+        click.echo(
+            "somebody reads the journal just now: its log holds the old pages until they are done",
+            err=True,
+        )
 
 
 def _announcement(meant: Outlook, calendar: Calendar) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from squad_otel.errors import QueryError
 from squad_otel.metrics import BY_NAME, CONDITIONS, DURATION_BOUNDS_NS, LABELS, Feed, Metric
 from squad_otel.query.measures import Gain, Reading
-from squad_otel.rollups import BUCKETS, QUARTER_NS
+from squad_otel.rollups import BUCKETS, QUARTER_NS, execute_bounded
 from squad_otel.schema import in_words, journal_path, open_reader
 from squad_otel.sessions import Session
 
@@ -290,14 +290,7 @@ class JournalBackend:
         if ends[0] >= ends[1]:
             return []
         try:
-            try:
-                return self._db.execute(sql, ends).fetchall()
-            except sqlite3.OperationalError as error:
-                if "integer overflow" not in str(error):
-                    raise
-            # Somebody reported absurd numbers: slower, but there is an answer.
-            self._db.create_aggregate("bounded_sum", 1, _BoundedSum)  # type: ignore[arg-type]  # None is NULL
-            return self._db.execute(sql.replace("sum(", "bounded_sum("), ends).fetchall()
+            return execute_bounded(self._db, sql, ends)
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
@@ -345,20 +338,6 @@ class _Column:
     total: int
     count: int | None
     own_bucket: tuple[int, ...]
-
-
-class _BoundedSum:
-    """An aggregate of SQLite that ends at 64 bits where its own sum() is an error."""
-
-    def __init__(self) -> None:
-        self._total: int | None = None
-
-    def step(self, amount: int | None) -> None:
-        if amount is not None:
-            self._total = amount + (self._total or 0)
-
-    def finalize(self) -> int | None:
-        return None if self._total is None else min(self._total, 2**63 - 1)
 
 
 class _Sums:

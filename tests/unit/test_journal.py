@@ -152,6 +152,20 @@ def test_of_sessions_with_the_same_name_the_live_one_is_meant(journal: Journal) 
     }
 
 
+def test_an_id_belongs_to_the_type_that_it_came_with(journal: Journal) -> None:
+    prompt = Event(id="t", type="prompt.sent", occurred_at=T0, source="track")
+    journal.append("a", Batch(events=[prompt], sessions=[session()]), T0)
+    other = journal.append("a", Batch(events=[tokens("t", input_tokens=5)]), T0)
+    assert (other.new, other.merged, other.left_out["id_of_another_type"]) == (0, 0, 1)
+
+
+def test_an_event_of_the_future_does_not_keep_its_session_awake(journal: Journal) -> None:
+    journal.append("a", Batch(sessions=[session()]), T0)
+    late = msgspec.structs.replace(command("c"), occurred_at=T0 + 10**9 * NS)
+    journal.append("a", Batch(events=[late]), T0 + 60 * NS)
+    assert journal.sessions()["s1"].last_activity == T0 + 60 * NS
+
+
 def test_what_a_session_used_is_what_was_counted(journal: Journal) -> None:
     journal.append("a", Batch(sessions=[session()]), T0)
     assert journal.usage("s1") is None

@@ -7,15 +7,17 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from squad_otel import forget as forgetting
 from squad_otel import spool
 from squad_otel.batch import Batch
 from squad_otel.errors import QueryError
 from squad_otel.events import NS, Event
-from squad_otel.forget import find_sessions, forget, outlook
+from squad_otel.forget import Removed, find_sessions, outlook
 from squad_otel.journal import Journal
 from squad_otel.query.journal import JournalBackend
 from squad_otel.query.measures import MEASURES, evaluate, evaluate_by
@@ -28,7 +30,12 @@ from squad_otel.sources.spool import SpoolSource
 T0 = 1_795_046_400 * NS  # a midnight in UTC
 HOUR = 3600 * NS
 DAY = 24 * HOUR
+NOW = T0 + 100 * DAY
 METRICS = ["squad.commands", "squad.prompts", "squad.command.duration"]
+
+
+def forget(home: Path, selection: Selection, now: int) -> Removed:
+    return forgetting.forget(home, selection, now, daemon_look_s=0)
 
 
 def session(key: str, repository: str = "shop", **more: object) -> Session:
@@ -81,7 +88,7 @@ def test_old_events_go_and_everything_that_was_counted_stays(tmp_path: Path) -> 
     now = T0 + 72 * HOUR + 1
     assert prune_all(journal, now, keep_ns=DAY) == [48]
     assert journal.shown() == before
-    assert set(journal.sessions()) == {"s1"}
+    assert set(journal.sessions()) == {"s0", "s1"}  # a report of old days names them
     assert events(tmp_path) == 24
     journal.close()
     assert [commands(tmp_path, T0 + i * DAY, T0 + (i + 1) * DAY) for i in range(3)] == [24] * 3
@@ -106,7 +113,7 @@ def test_a_pruned_event_that_is_read_again_is_known_and_a_late_spool_record_is_n
     journal.append("claude", Batch(events=[command(1, T0 + HOUR, None)]), T0 + 2 * HOUR)
     prune_all(journal, T0 + 3 * DAY, keep_ns=DAY)
     again = journal.append("claude", Batch(events=[command(1, T0 + HOUR, None)]), T0 + 3 * DAY)
-    assert (again.new, again.known) == (0, 1)
+    assert (again.new, again.left_out["removed_before"]) == (0, 1)
     late = journal.append("spool", Batch(events=[command(2, T0 + HOUR, None)]), T0 + 3 * DAY)
     assert late.new == 1
     journal.close()
@@ -186,11 +193,11 @@ def by_session(home: Path) -> dict[tuple[str, ...], object]:
 def test_a_session_is_forgotten_under_a_running_daemon(tmp_path: Path) -> None:
     journal = squad(tmp_path)
     totals = journal.shown()
-    (found,) = find_sessions(tmp_path, "name-aaaaaaaa")
-    selection = Selection(sessions=(found.id,))
+    found = find_sessions(tmp_path, "name-aaaaaaaa")
+    selection = Selection(sessions=found)
     assert outlook(tmp_path, selection).events == 10
-    gone, lines = forget(tmp_path, selection)
-    assert (gone.events, gone.sessions, lines) == (10, 1, 2)
+    gone = forget(tmp_path, selection, NOW)
+    assert (gone.events, gone.sessions, gone.lines, gone.traces) == (10, 1, 2, False)
     # The daemon goes on: it notices, and its totals are what they were.
     journal.append("spool", Batch(events=[command(99, T0 + 21 * HOUR, "bbbbbbbb")]), T0 + 21 * HOUR)
     assert set(journal.sessions()) == {"bbbbbbbb"}
@@ -213,8 +220,8 @@ def test_a_repository_is_forgotten_pruned_or_not(tmp_path: Path) -> None:
     prune_all(journal, T0 + 10 * HOUR + DAY, keep_ns=DAY)
     assert events(tmp_path) == 10
     journal.close()
-    gone, lines = forget(tmp_path, Selection(repository="shop"))
-    assert (gone.events, gone.sessions, lines) == (5, 1, 2)
+    gone = forget(tmp_path, Selection(repository="shop"), NOW)
+    assert (gone.events, gone.sessions, gone.lines) == (5, 1, 2)
     assert by_session(tmp_path) == {("bbbbbbbb",): 10}
     assert commands(tmp_path, T0, T0 + 2 * DAY) == 10
 
@@ -223,7 +230,7 @@ def test_a_pruned_session_loses_its_name_and_stays_in_the_sums(tmp_path: Path) -
     journal = squad(tmp_path)
     prune_all(journal, T0 + 10 * HOUR + DAY, keep_ns=DAY)
     journal.close()
-    forget(tmp_path, Selection(sessions=("aaaaaaaa",)))
+    forget(tmp_path, Selection(sessions=("aaaaaaaa",)), NOW)
     assert by_session(tmp_path) == {("bbbbbbbb",): 10}
     assert commands(tmp_path, T0, T0 + 2 * DAY) == 15
 
@@ -233,17 +240,87 @@ def test_a_time_is_forgotten_pruned_or_not(tmp_path: Path) -> None:
     prune_all(journal, T0 + 10 * HOUR + DAY, keep_ns=DAY)
     journal.close()
     since, until = T0 + 8 * HOUR + 1, T0 + 12 * HOUR
-    gone, _ = forget(tmp_path, Selection(since=since, until=until))
+    gone = forget(tmp_path, Selection(since=since, until=until), NOW)
     assert (gone.events, gone.sessions) == (2, 0)  # at ten and eleven; nine is pruned
     # What is pruned goes by whole quarters of an hour: eight o'clock is in the first one.
     assert commands(tmp_path, T0, T0 + 2 * DAY) == 16
-    forget(tmp_path, Selection())
+    forget(tmp_path, Selection(), NOW)
     assert commands(tmp_path, T0, T0 + 2 * DAY) == 0
+
+
+def test_what_was_forgotten_is_not_counted_when_it_is_read_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, T0)
+    answer = msgspec.structs.replace(command(1, T0 + HOUR, None), source="claude")
+    journal.append("claude", Batch(events=[answer]), T0 + 2 * HOUR)
+    journal.close()
+    forget(tmp_path, Selection(), T0 + 2 * HOUR)
+    journal = Journal(tmp_path, T0 + 3 * HOUR)
+    again = journal.append("claude", Batch(events=[answer]), T0 + 3 * HOUR)
+    assert (again.new, again.left_out["removed_before"]) == (0, 1)
+    journal.release(T0 + 3 * HOUR, 0)
+    assert [s.sum for s in journal.shown() if s.metric.name == "squad.commands"] == [1]
+    journal.close()
+
+
+def test_only_what_was_there_counts_as_pruned(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, T0)
+    journal.append("claude", Batch(events=[command(1, T0 + HOUR, None)]), T0 + 2 * HOUR)
+    prune_all(journal, T0 + 10 * DAY, keep_ns=DAY)
+    late = journal.append("claude", Batch(events=[command(2, T0 + 5 * DAY, None)]), T0 + 10 * DAY)
+    assert late.new == 1
+    journal.close()
+
+
+def test_a_series_is_released_though_somebody_forgot_something_meanwhile(tmp_path: Path) -> None:
+    journal = squad(tmp_path)
+    forget(tmp_path, Selection(sessions=("aaaaaaaa",)), NOW)
+    assert journal.release(T0 + 21 * HOUR, 0) > 0
+    assert all(s.sum for s in journal.shown() if s.metric.name == "squad.commands")
+    journal.close()
+
+
+def test_a_name_that_another_live_session_has_is_not_forgotten_with_the_ended_one(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path, T0)
+    ended = session("aaaaaaaa", "secret", name="fix", ended_at=T0 + HOUR, state=State.ENDED)
+    live = session("bbbbbbbb", "public", name="fix")
+    journal.append("spool", Batch(sessions=[ended, live]), T0 + HOUR)
+    journal.close()
+    torn = spool.RECORD_START + b'"type":"pro'
+    lines = [
+        spool.encode({"type": "prompt.sent", "id": "a", "at": T0, "session": "fix"}),
+        torn + spool.encode({"type": "prompt.sent", "id": "b", "at": T0, "session": "aaaaaaaa"}),
+    ]
+    spool.append(tmp_path, lines)
+    assert forget(tmp_path, Selection(repository="secret"), NOW).lines == 1
+    batch = SpoolSource(tmp_path).poll({}, {}, NOW)
+    assert [event.id for event in batch.events] == ["a"]
+
+
+def test_an_open_reader_delays_the_cleaning_and_is_said(tmp_path: Path) -> None:
+    squad(tmp_path).close()
+    reader = JournalBackend(tmp_path, NOW)
+    writer = Journal(tmp_path, NOW)  # so that there is a log that the reader holds
+    writer.append("spool", Batch(events=[command(50, T0 + HOUR, None)]), NOW)
+    writer.close()
+    assert forget(tmp_path, Selection(sessions=("aaaaaaaa",)), NOW).traces
+    reader.close()
+
+
+def test_places_in_the_order_of_arrival_do_not_come_again(tmp_path: Path) -> None:
+    journal = squad(tmp_path)
+    last = journal.folded_after(0, 100)[-1].seq
+    forget(tmp_path, Selection(), NOW)
+    journal.append("spool", Batch(events=[command(99, T0 + 21 * HOUR, None)]), T0 + 21 * HOUR)
+    (fresh,) = journal.folded_after(0, 100)
+    assert fresh.seq > last
+    journal.close()
 
 
 def test_an_unknown_session_is_said(tmp_path: Path) -> None:
     squad(tmp_path).close()
-    assert [s.id for s in find_sessions(tmp_path, "aaaaaa")] == ["aaaaaaaa"]
+    assert find_sessions(tmp_path, "aaaaaa") == ("aaaaaaaa",)
     for words in ("aaaaa", "nobody"):
         with pytest.raises(QueryError, match="sessions list"):
             find_sessions(tmp_path, words)
@@ -281,11 +358,11 @@ def test_whatever_is_pruned_and_forgotten_roll_ups_are_what_their_events_add_up_
         elif what == "prune":
             prune_all(journal, T0 + value * HOUR + DAY, keep_ns=DAY)  # type: ignore[operator]
         elif what == "session":
-            forget(home, Selection(sessions=(str(value),)))
+            forget(home, Selection(sessions=(str(value),)), NOW)
         else:
             start, length = value  # type: ignore[misc]
             since = T0 + start * HOUR
-            forget(home, Selection(since=since, until=since + length * HOUR))
+            forget(home, Selection(since=since, until=since + length * HOUR), NOW)
     journal.append("spool", Batch(), T0 + 97 * HOUR)
     journal.release(T0 + 97 * HOUR, 0)
     totals = sum(s.sum for s in journal.shown() if s.metric.name == "squad.commands")

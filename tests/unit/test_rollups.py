@@ -103,3 +103,20 @@ def test_a_journal_of_version_1_is_rolled_up_when_it_is_first_read(tmp_path: Pat
     db = open_reader(tmp_path)
     assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()
+
+
+def test_absurd_durations_do_not_stop_a_recount(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, T0)
+    events = [
+        Event(
+            id=str(n), type="prompt.sent", occurred_at=T0, source="x", duration_ns=366 * 86400 * NS
+        )
+        for n in range(300)
+    ]
+    journal.append("x", Batch(events=events), T0)
+    journal.close()
+    db = sqlite3.connect(journal_path(tmp_path))
+    folded = tables(db)
+    recount(db)
+    assert tables(db) == folded
+    db.close()
