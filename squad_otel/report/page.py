@@ -58,6 +58,7 @@ class _Picture:
     columns: tuple[str, ...]
     value: Callable[[Cell], float | None]
     text: Callable[[float], str]
+    sign: str
     least: float
 
 
@@ -75,9 +76,10 @@ _PICTURES = (
         ("commands", "git_operations", "errors"),
         _count,
         lambda value: count_text(round(value)),
+        "",
         4,
     ),
-    _Picture("Cost", ("cost",), _dollars, lambda value: cost_text(round(value * 1e9)), 0.0004),
+    _Picture("Cost", ("cost",), _dollars, lambda value: cost_text(round(value * 1e9)), "$", 0.0004),
 )
 
 
@@ -176,12 +178,19 @@ def _chart(
         truncate_label=-1,
         style=Style(label_font_size=_LETTER_PX, major_label_font_size=_LETTER_PX),
     )
-    chart.y_labels = [top * quarter / 4 for quarter in range(5)]
+    marks = [top * quarter / 4 for quarter in range(5)]
+    chart.y_labels = [{"value": mark, "label": _mark_text(mark, picture.sign)} for mark in marks]
     chart.x_labels = [label[: shape.letters].strip() for label in labels]
     chart.x_labels_major_every = -(-len(labels) // shape.labels)
     for title, values in series.items():
         chart.add(title, values)
     return _bare(chart.render_tree(), picture.title, list(series))
+
+
+def _mark_text(mark: float, sign: str) -> str:
+    """A mark of an axis with as many digits as it needs; money has two at least."""
+    needed = next(digits for digits in range(12) if math.isclose(round(mark, digits), mark))
+    return f"{sign}{mark:,.{max(needed, 2 if sign else 0)}f}"
 
 
 def _round_up(value: float) -> float:

@@ -16,6 +16,7 @@ from squad_otel.events import NS
 from squad_otel.query.journal import JournalBackend
 from squad_otel.query.measures import Unit
 from squad_otel.query.periods import Calendar
+from squad_otel.report.page import _mark_text
 from squad_otel.report.render import (
     change_text,
     covered_text,
@@ -263,3 +264,20 @@ def test_a_source_that_ended_early_says_until_when(fortnight: tuple[Path, week.T
     assert partly(replace(report, covered=broken)) == "Covered until Fri 21 Nov 2025 23:00."
     both = replace(report, covered=(broken[0] + week.HOUR, broken[1]))
     assert partly(both) == "Covered from Mon 17 Nov 2025 01:00 until Fri 21 Nov 2025 23:00."
+
+
+@pytest.mark.parametrize(
+    ("mark", "sign", "text"),
+    [
+        (0.075, "$", "$0.075"),
+        (0.1, "$", "$0.10"),
+        (0.0, "$", "$0.00"),
+        (0.0001, "$", "$0.0001"),
+        (1200.0, "$", "$1,200.00"),
+        (1.5, "", "1.5"),
+        (20.0, "", "20"),
+        (12_000.0, "", "12,000"),
+    ],
+)
+def test_a_mark_of_an_axis_says_where_it_stands(mark: float, sign: str, text: str) -> None:
+    assert _mark_text(mark, sign) == text
