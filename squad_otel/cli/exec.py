@@ -16,7 +16,8 @@ from squad_otel.errors import SpoolError
 from squad_otel.ids import current_session
 from squad_otel.spool import append, encode, home_folder
 
-#: Sent to us alone, so the child has to be told. Those of the keyboard reach it by themselves.
+#: Sent to us alone, so the child has to be told. Those of the keyboard reach it by themselves,
+#: where there is one.
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
@@ -75,9 +76,10 @@ def _run(command_line: tuple[str, ...]) -> tuple[int, str | None]:
 
     # What is ignored (nohup) stays so, and the child inherits it.
     mine = [n for n in (*_FORWARDED, *_KEYBOARD) if signal.getsignal(n) is not signal.SIG_IGN]
+    told = _FORWARDED if _at_keyboard() else (*_FORWARDED, *_KEYBOARD)
     before = {
         # Not SIG_IGN, which the child would inherit: a handler is reset by its exec.
-        number: signal.signal(number, forward if number in _FORWARDED else lambda *_: None)
+        number: signal.signal(number, forward if number in told else lambda *_: None)
         for number in mine
     }
     try:
@@ -98,6 +100,20 @@ def _run(command_line: tuple[str, ...]) -> tuple[int, str | None]:
     if code < 0:
         return code, f"signal_{_signal_name(-code)}"
     return code, f"exit_{code}" if code else None
+
+
+def _at_keyboard() -> bool:
+    """Whether ctrl-c reaches us, and with us the child: we stand in front at a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _signal_name(number: int) -> str:

@@ -172,3 +172,20 @@ def test_what_is_ignored_stays_ignored(environ: dict[str, str]) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
     assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+def test_a_supervisor_without_a_terminal_interrupts_the_child(environ: dict[str, str]) -> None:
+    script = "trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen(
+        [*EXEC, "sh", "-c", script], env=environ, stdout=subprocess.PIPE, start_new_session=True
+    ) as supervised:
+        assert supervised.stdout is not None
+        assert supervised.stdout.readline() == b"ready\n"
+        supervised.send_signal(signal.SIGINT)  # to it alone, as no keyboard does
+        try:
+            assert supervised.wait(timeout=20) == 5
+        except BaseException:
+            os.killpg(supervised.pid, signal.SIGKILL)
+            raise
+    (event,) = spooled(environ)
+    assert event.error_type == "exit_5"
