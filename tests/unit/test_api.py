@@ -192,7 +192,7 @@ s.init()
 s.prompt()
 folder = pathlib.Path(os.environ["SQUAD_OTEL_HOME"], "spool")
 for _ in range(600):
-    if folder.exists(): os._exit(0)
+    if any(path.stat().st_size for path in folder.glob("*")): os._exit(0)
     time.sleep(0.05)
 os._exit(1)
 """,
